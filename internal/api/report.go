@@ -1,0 +1,181 @@
+package api
+
+import "time"
+
+// Report is what the plugin of a node tells the leader every ReportInterval:
+// POST /v1/report. The node is the one of the certificate.
+type Report struct {
+	Boot    string  `json:"boot"`    // random, drawn when the plugin starts
+	Version string  `json:"version"` // of the plugin
+	Storage Storage `json:"storage"`
+	// Volumes that this node holds. One that the leader believes this node to
+	// own and that is missing from two consecutive reports of a Boot that has
+	// finished Rebuilding is released.
+	Volumes []HeldVolume   `json:"volumes"`
+	Members []MemberStatus `json:"members"`
+	// Rebuilding: the plugin has just started and does not know yet what is
+	// mounted; absence from Volumes means nothing.
+	Rebuilding bool `json:"rebuilding,omitempty"`
+	// Purged names volumes whose devices this node deleted as ordered.
+	Purged []string `json:"purged,omitempty"`
+}
+
+// Storage is what a node's backend offers.
+type Storage struct {
+	Backend  string `json:"backend"`  // file
+	Location string `json:"location"` // ID of the folder; nodes that report the same share it
+	Path     string `json:"path"`     // of the folder on the node, for people
+	Free     int64  `json:"free"`     // bytes
+	Total    int64  `json:"total"`    // bytes
+	Reflink  bool   `json:"reflink"`  // point-in-time copies in O(1)
+	Error    string `json:"error,omitempty"`
+}
+
+// HeldVolume is a volume as the node that holds it sees it.
+type HeldVolume struct {
+	Name    string `json:"name"`
+	Epoch   uint64 `json:"epoch"`
+	MountID string `json:"mount"`
+	Mounted bool   `json:"mounted"`
+}
+
+// ReportAnswer renews leases and carries what the node is to do.
+type ReportAnswer struct {
+	Leader string `json:"leader"` // node ID
+	// Lease is for how long the volumes in Renewed are held, from when the
+	// report was sent. 0: the leader cannot renew now.
+	Lease time.Duration `json:"lease"`
+	// Renewed are the volumes whose epoch is the record's. A held volume that is
+	// in Lost has another owner or epoch: fence at once. One in neither list
+	// keeps the lease it has.
+	Renewed []string       `json:"renewed,omitempty"`
+	Lost    []string       `json:"lost,omitempty"`
+	Orders  []MemberOrders `json:"orders,omitempty"` // for the members this node reported
+	Purge   []PurgeOrder   `json:"purge,omitempty"`
+	// Nodes are all nodes of the Swarm that could mount a volume, the caller
+	// included, for the failsafe when no leader answers.
+	Nodes []Node `json:"nodes,omitempty"`
+}
+
+// Node is a node of the Swarm.
+type Node struct {
+	ID       string `json:"id"`
+	Hostname string `json:"hostname"`
+	Addr     string `json:"addr"` // IP address
+	Manager  bool   `json:"manager,omitempty"`
+}
+
+// PurgeOrder has a node delete a volume's device. It is repeated until the node
+// reports the volume in Report.Purged.
+type PurgeOrder struct {
+	Name   string `json:"name"`
+	Device string `json:"device"`
+}
+
+// Promise is asked of managers (POST /v1/promise on ManagerPort) and of other
+// nodes' plugins (same path, PeerPort) by a node that finds no leader. Who
+// answers 200 promises: a manager, not to take part in giving away a volume of
+// the caller within Lease from now; a plugin, not to mount any of Volumes within
+// Lease from now. A manager that leads answers 409 with ErrConflict: report to it.
+type Promise struct {
+	Lease   time.Duration `json:"lease"`
+	Volumes []string      `json:"volumes"`
+}
+
+// PromiseAge answers GET /v1/promise?node=ID on ManagerPort (managers only), by
+// which a leader learns whether a silent node was promised anything.
+type PromiseAge struct {
+	// Known is false while the manager has run for less than a lease and a
+	// margin, and therefore cannot say.
+	Known bool `json:"known"`
+	// Remaining is how long the latest promise to that node still holds; 0: none.
+	Remaining time.Duration `json:"remaining"`
+}
+
+// Role of a member, as far as OpenManage decides it.
+type Role string
+
+const (
+	RolePrimary Role = "primary"
+	RoleStandby Role = "standby"
+)
+
+// MemberState is where a member's engine is in its life.
+type MemberState string
+
+const (
+	StateWaiting       MemberState = "waiting" // for its lease, its role or another member
+	StateBootstrapping MemberState = "bootstrapping"
+	StateJoining       MemberState = "joining" // copying or catching up for the first time
+	StateStarting      MemberState = "starting"
+	StateRunning       MemberState = "running"
+	StateStopping      MemberState = "stopping"
+	StateStopped       MemberState = "stopped"
+	StateFailed        MemberState = "failed"
+)
+
+// MemberStatus is what an agent says of its member.
+type MemberStatus struct {
+	Application string      `json:"application"`
+	Member      string      `json:"member"`
+	Engine      string      `json:"engine"`
+	Volume      string      `json:"volume"`
+	Task        string      `json:"task,omitempty"` // Swarm task ID
+	Container   string      `json:"container,omitempty"`
+	Image       string      `json:"image,omitempty"`
+	Role        Role        `json:"role,omitempty"` // as the server itself says
+	State       MemberState `json:"state"`
+	Healthy     bool        `json:"healthy"`
+	Message     string      `json:"message,omitempty"` // in plain words, if not healthy
+	// Initialized: the data directory holds a database of this application.
+	Initialized bool `json:"initialized,omitempty"`
+	// SystemID tells databases of the same name apart.
+	SystemID string `json:"systemID,omitempty"`
+	Timeline int    `json:"timeline,omitempty"`
+	Position uint64 `json:"position,omitempty"` // in the engine's log, bytes
+	// LagBytes and LagSeconds are behind the primary; -1: unknown.
+	LagBytes   int64   `json:"lagBytes"`
+	LagSeconds float64 `json:"lagSeconds"`
+	Streaming  bool    `json:"streaming,omitempty"`
+	Sync       bool    `json:"sync,omitempty"`
+	Version    string  `json:"version,omitempty"` // of the server
+}
+
+// MemberOrders is what the leader wants of a member.
+type MemberOrders struct {
+	Member string `json:"member"`
+	Role   Role   `json:"role"` // "": wait
+	// Term is the application's epoch: it grows when the primary changes.
+	Term    uint64 `json:"term"`
+	Primary string `json:"primary"` // member name, which is also its hostname
+	// Members of the application, all of them, in order.
+	Members []string `json:"members"`
+	// Initialized: the application's database exists. A primary with an empty
+	// data directory must then refuse to make a new one.
+	Initialized bool   `json:"initialized"`
+	SystemID    string `json:"systemID,omitempty"`
+	SyncMode    string `json:"syncMode,omitempty"` // quorum or off
+	// Reason says in plain words why Role is what it is, if it is not obvious.
+	Reason string `json:"reason,omitempty"`
+}
+
+// AgentReport is what an agent sends to the plugin: POST /v1/agent on AgentSocket,
+// every half second.
+type AgentReport struct {
+	Status MemberStatus `json:"status"`
+}
+
+// AgentAnswer is the plugin's answer to an AgentReport.
+type AgentAnswer struct {
+	// Lease is how long the container holds its data volume's lease, counted
+	// from when the report was sent; 0: it does not, the engine must not run.
+	Lease time.Duration `json:"lease"`
+	Epoch uint64        `json:"epoch"`
+	// Device is the major:minor of the mounted data volume. The agent compares
+	// it with its data directory's before it touches anything there: Docker
+	// replaces a missing plugin's volume by a local one without a word.
+	Device string        `json:"device"`
+	Node   string        `json:"node"`             // hostname of the node
+	Orders *MemberOrders `json:"orders,omitempty"` // nil: none received yet
+	Reason string        `json:"reason,omitempty"` // why Lease is 0 or Orders nil
+}
