@@ -1,0 +1,28 @@
+// Package failpoint lets a test kill a process at a chosen step, to show that
+// what was promised survives it.
+//
+// It does nothing unless the environment variable OPENMANAGE_FAILPOINTS names a
+// folder. A file there, named like the point, arms the point once.
+package failpoint
+
+import (
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// Variable is the environment variable that names the folder.
+const Variable = "OPENMANAGE_FAILPOINTS"
+
+// Hit kills this process with SIGKILL if the point is armed.
+func Hit(point string) {
+	dir := os.Getenv(Variable)
+	if dir == "" {
+		return
+	}
+	// Removing the file is the one atomic step: a point kills once.
+	if os.Remove(filepath.Join(dir, point)) == nil {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {} // the signal is on its way; go no step further
+	}
+}
