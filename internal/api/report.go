@@ -82,8 +82,8 @@ type Promise struct {
 	Volumes []string      `json:"volumes"`
 }
 
-// PromiseAge answers GET /v1/promise?node=ID on ManagerPort (managers only), by
-// which a leader learns whether a silent node was promised anything.
+// PromiseAge answers a BarRequest, by which a leader learns whether a silent
+// node was promised anything.
 type PromiseAge struct {
 	// Known is false while the manager has run for less than a lease and a
 	// margin, and therefore cannot say.
@@ -178,4 +178,59 @@ type AgentAnswer struct {
 	Node   string        `json:"node"`             // hostname of the node
 	Orders *MemberOrders `json:"orders,omitempty"` // nil: none received yet
 	Reason string        `json:"reason,omitempty"` // why Lease is 0 or Orders nil
+}
+
+// BarRequest is a leader's question to the other managers before it gives away a
+// volume of the silent node Node: POST /v1/bar on ManagerPort, managers only. A
+// manager that answers also refuses new promises to that node for Bar.
+type BarRequest struct {
+	Node string        `json:"node"`
+	Bar  time.Duration `json:"bar"`
+}
+
+// HelperReport is what the network helper of a node tells the leader: POST
+// /v1/helper.
+type HelperReport struct {
+	Version string `json:"version"` // of the helper
+	// Plugin is the reference of the installed volume plugin, "" if there is none.
+	Plugin string `json:"plugin"`
+	// Problem says in plain words why the plugin is not installed and enabled.
+	Problem string `json:"problem,omitempty"`
+	// Members are the containers of members that run on the node.
+	Members []MemberContainer `json:"members,omitempty"`
+}
+
+// MemberContainer is where a member runs.
+type MemberContainer struct {
+	Volume    string            `json:"volume"` // the member's data volume
+	Container string            `json:"container"`
+	Addresses map[string]string `json:"addresses"` // by network name
+}
+
+// ExecRequest asks the network helper for a command in a member's container:
+// POST /v1/exec on NodePort, managers only. The connection is upgraded and
+// carries frames (internal/execstream).
+type ExecRequest struct {
+	Volume string   `json:"volume"` // the member's data volume
+	User   string   `json:"user,omitempty"`
+	Cmd    []string `json:"cmd"`
+	TTY    bool     `json:"tty,omitempty"`
+	Width  uint     `json:"width,omitempty"`
+	Height uint     `json:"height,omitempty"`
+}
+
+// LiveStatus answers GET /v1/status (managers only) and `openmanage status --json`.
+type LiveStatus struct {
+	Leader   string       `json:"leader"` // hostname
+	Members  []LiveMember `json:"members"`
+	Problems []string     `json:"problems,omitempty"`
+}
+
+// LiveMember is the newest word of a member.
+type LiveMember struct {
+	MemberStatus
+	Node     string        `json:"node"` // ID
+	Hostname string        `json:"hostname"`
+	Addr     string        `json:"addr"` // of the node
+	Age      time.Duration `json:"age"`  // since it was said
 }

@@ -87,6 +87,8 @@ type Node struct {
 	Hostname string      `json:"hostname"`
 	Version  string      `json:"version"` // of the plugin
 	Storage  api.Storage `json:"storage"`
+	// Problem is what the network helper says is wrong with the plugin, or "".
+	Problem string `json:"problem,omitempty"`
 	// Reporting: the plugin's reports arrive.
 	Reporting bool      `json:"reporting"`
 	Since     time.Time `json:"since"` // of Reporting
