@@ -1,0 +1,297 @@
+// Package stacks is the catalog: what `docker openmanage create` can create. Each
+// application type is a folder with
+//
+//	app.yaml         what it is: members, parameters, ports, volumes, secrets
+//	stack.yaml.tmpl  the Compose file of one application, as a text/template
+//	README.md        for people
+//
+// and, for a database engine, its Go code, which this package does not know. A
+// folder is data: reading one runs nothing. A parameter is written once, in
+// app.yaml, and becomes a --set key, its check, its help and its completion.
+package stacks
+
+import (
+	"bytes"
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	units "github.com/docker/go-units"
+	"go.yaml.in/yaml/v3"
+)
+
+//go:embed postgresql/app.yaml postgresql/stack.yaml.tmpl
+var builtin embed.FS
+
+// ErrUnknownType is what an error about an application type that is not in the
+// catalog wraps.
+var ErrUnknownType = errors.New("unknown application type")
+
+// App is one application type, as its app.yaml says.
+type App struct {
+	ID          string      `yaml:"id" json:"id"`
+	Title       string      `yaml:"title" json:"title"`
+	Category    string      `yaml:"category" json:"category"`
+	Description string      `yaml:"description" json:"description"`
+	Aliases     []string    `yaml:"aliases" json:"aliases,omitempty"`
+	Links       []string    `yaml:"links" json:"links,omitempty"`
+	Engine      string      `yaml:"engine" json:"engine,omitempty"` // "" for an application without one
+	Image       Image       `yaml:"image" json:"image"`
+	Members     Members     `yaml:"members" json:"members"`
+	Volume      Volume      `yaml:"volume" json:"volume"`
+	Parameters  []Parameter `yaml:"parameters" json:"parameters,omitempty"`
+	Secrets     []Secret    `yaml:"secrets" json:"secrets,omitempty"`
+	Ports       []Port      `yaml:"ports" json:"ports,omitempty"`
+	Health      Health      `yaml:"health" json:"health"`
+
+	template string
+}
+
+// Image is what the members run.
+type Image struct {
+	Default string `yaml:"default" json:"default"`
+	// Majors are the major versions that are supported; a tag that begins with
+	// another number is refused. A tag without a number is the user's affair.
+	Majors []int `yaml:"majors" json:"majors,omitempty"`
+}
+
+// Members is how many of them there can be.
+type Members struct {
+	Min     int `yaml:"min" json:"min"`
+	Max     int `yaml:"max" json:"max"`
+	Default int `yaml:"default" json:"default"`
+}
+
+// Volume is what each member stores.
+type Volume struct {
+	// Path is where a member's volume is mounted.
+	Path string `yaml:"path" json:"path"`
+	// Data are the paths below it that hold the state.
+	Data        string   `yaml:"data" json:"data"`
+	Size        Size     `yaml:"size" json:"size"` // default
+	MinSize     Size     `yaml:"min_size" json:"minSize"`
+	Filesystems []string `yaml:"filesystems" json:"filesystems"` // the first is the default
+}
+
+// Secret is a Docker secret that create generates, APPLICATION_NAME, and that the
+// members find as /run/secrets/NAME.
+type Secret struct {
+	Name        string `yaml:"name" json:"name"`
+	Description string `yaml:"description" json:"description"`
+}
+
+// Port is one on which a member answers.
+type Port struct {
+	Name        string `yaml:"name" json:"name"`
+	Port        int    `yaml:"port" json:"port"`
+	Description string `yaml:"description" json:"description"`
+}
+
+// Health says how Docker asks a member whether it is well.
+type Health struct {
+	Test        []string `yaml:"test" json:"test"`
+	Interval    string   `yaml:"interval" json:"interval"`
+	Timeout     string   `yaml:"timeout" json:"timeout"`
+	Retries     int      `yaml:"retries" json:"retries"`
+	StartPeriod string   `yaml:"start_period" json:"startPeriod"`
+}
+
+// Size is a number of bytes, written like 10GiB.
+type Size int64
+
+// UnmarshalYAML reads 10GiB as docker does.
+func (s *Size) UnmarshalYAML(node *yaml.Node) error {
+	n, err := units.RAMInBytes(node.Value)
+	if err != nil {
+		return fmt.Errorf("line %d: %q is no size; write it like 10GiB", node.Line, node.Value)
+	}
+	*s = Size(n)
+	return nil
+}
+
+func (s Size) String() string { return FormatSize(int64(s)) }
+
+// FormatSize writes bytes so that no information is lost: 10GiB, 1536MiB, or the
+// number of bytes.
+func FormatSize(n int64) string {
+	for _, u := range []struct {
+		name string
+		size int64
+	}{{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}} {
+		if n >= u.size && n%u.size == 0 {
+			return fmt.Sprintf("%d%s", n/u.size, u.name)
+		}
+	}
+	return fmt.Sprintf("%d", n)
+}
+
+// Catalog is a set of application types.
+type Catalog struct{ apps []*App }
+
+// Builtin returns the catalog that comes with OpenManage.
+func Builtin() (*Catalog, error) { return Load(builtin) }
+
+// Load reads every folder of fsys that has an app.yaml.
+func Load(fsys fs.FS) (*Catalog, error) {
+	entries, err := fs.ReadDir(fsys, ".")
+	if err != nil {
+		return nil, fmt.Errorf("read the catalog: %w", err)
+	}
+	c := &Catalog{}
+	names := map[string]string{}
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		if _, err := fs.Stat(fsys, path.Join(e.Name(), "app.yaml")); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		app, err := loadApp(fsys, e.Name())
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range append([]string{app.ID}, app.Aliases...) {
+			if other, taken := names[name]; taken {
+				return nil, fmt.Errorf("%s/app.yaml: the name %q is taken by %s; choose another id or alias", e.Name(), name, other)
+			}
+			names[name] = app.ID
+		}
+		c.apps = append(c.apps, app)
+	}
+	return c, nil
+}
+
+// Apps returns all application types in the order of their IDs.
+func (c *Catalog) Apps() []*App { return c.apps }
+
+// Find returns the application type of an ID or alias, or an error that names the
+// nearest one.
+func (c *Catalog) Find(name string) (*App, error) {
+	var names []string
+	for _, app := range c.apps {
+		if app.ID == name || slices.Contains(app.Aliases, name) {
+			return app, nil
+		}
+		names = append(append(names, app.ID), app.Aliases...)
+	}
+	hint := ""
+	if near := Nearest(name, names); near != "" {
+		hint = fmt.Sprintf("; did you mean %q?", near)
+	}
+	return nil, fmt.Errorf("%w %q%s\nRun 'docker openmanage catalog' to see what can be created", ErrUnknownType, name, hint)
+}
+
+var appID = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
+
+func loadApp(fsys fs.FS, folder string) (*App, error) {
+	file := path.Join(folder, "app.yaml")
+	doc, err := fs.ReadFile(fsys, file)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", file, err)
+	}
+	app, err := parseApp(doc)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	if app.ID != folder {
+		return nil, fmt.Errorf("%s: its id is %q; it must be the folder's name, %q", file, app.ID, folder)
+	}
+	tmpl, err := fs.ReadFile(fsys, path.Join(folder, "stack.yaml.tmpl"))
+	if err != nil {
+		return nil, fmt.Errorf("read the template beside %s: %w", file, err)
+	}
+	app.template = string(tmpl)
+	if _, err := parseTemplate(app); err != nil {
+		return nil, fmt.Errorf("%s: %w", path.Join(folder, "stack.yaml.tmpl"), err)
+	}
+	return app, nil
+}
+
+// parseApp reads an app.yaml. A field that it does not know is an error that names
+// the line, so that a slip of the pen does not pass in silence.
+func parseApp(doc []byte) (*App, error) {
+	app := &App{}
+	dec := yaml.NewDecoder(bytes.NewReader(doc))
+	dec.KnownFields(true)
+	if err := dec.Decode(app); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil, errors.New("it is empty")
+		}
+		return nil, err
+	}
+	return app, app.validate()
+}
+
+func (a *App) validate() error {
+	var errs []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	check(appID.MatchString(a.ID), "id %q: expected lower-case letters, digits and dashes, a letter first", a.ID)
+	check(a.Title != "", "title is missing")
+	check(a.Category != "", "category is missing")
+	check(a.Description != "", "description is missing")
+	check(a.Image.Default != "", "image.default is missing")
+	check(a.Members.Min >= 1 && a.Members.Min <= a.Members.Default && a.Members.Default <= a.Members.Max,
+		"members: expected 1 <= min <= default <= max, it is min %d, default %d, max %d", a.Members.Min, a.Members.Default, a.Members.Max)
+	check(path.IsAbs(a.Volume.Path), "volume.path %q: expected an absolute path", a.Volume.Path)
+	check(a.Volume.MinSize > 0 && a.Volume.Size >= a.Volume.MinSize, "volume: expected 0 < min_size <= size, it is min_size %s, size %s", a.Volume.MinSize, a.Volume.Size)
+	check(len(a.Volume.Filesystems) > 0, "volume.filesystems is missing")
+	check(len(a.Health.Test) > 0, "health.test is missing")
+	seen := map[string]bool{}
+	for i := range a.Parameters {
+		p := &a.Parameters[i]
+		check(!seen[p.Name], "parameter %s is there twice", p.Name)
+		seen[p.Name] = true
+		if err := p.validate(); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Nearest returns the candidate that name is most likely meant to be, or "" if
+// none is near.
+func Nearest(name string, candidates []string) string {
+	best, bestDistance := "", max(2, len(name)/3)+1
+	for _, c := range candidates {
+		if d := distance(strings.ToLower(name), c); d < bestDistance {
+			best, bestDistance = c, d
+		}
+	}
+	return best
+}
+
+// distance counts the letters to insert, delete, replace or swap with their
+// neighbour to make b of a.
+func distance(a, b string) int {
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		rows[i][0] = i
+	}
+	for j := range rows[0] {
+		rows[0][j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			rows[i][j] = min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				rows[i][j] = min(rows[i][j], rows[i-2][j-2]+1)
+			}
+		}
+	}
+	return rows[len(a)][len(b)]
+}

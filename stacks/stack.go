@@ -1,0 +1,315 @@
+package stacks
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"text/template"
+
+	"github.com/distribution/reference"
+	"github.com/docker/cli/cli/compose/loader"
+	"github.com/docker/cli/cli/compose/types"
+
+	"github.com/openmanage/openmanage/internal/api"
+)
+
+// ErrOption is what an error about a value in Options wraps.
+var ErrOption = errors.New("invalid option")
+
+// Options are what a user chooses of an application. The zero value of a field
+// means the type's default.
+type Options struct {
+	Name       string            `json:"name"`
+	Members    int               `json:"members"`
+	Image      string            `json:"image"`
+	VolumeSize int64             `json:"volumeSize"`
+	Filesystem string            `json:"filesystem"`
+	CPUs       string            `json:"cpus,omitempty"`   // limit, such as 1.5
+	Memory     int64             `json:"memory,omitempty"` // limit, bytes
+	Networks   []string          `json:"networks,omitempty"`
+	Publish    []Publish         `json:"publish,omitempty"`
+	Encrypted  bool              `json:"encrypted,omitempty"` // the application's own network
+	Parameters map[string]string `json:"parameters,omitempty"`
+	// Volumes says what volumes of members exist already, by member name: they
+	// keep their size and filesystem.
+	Volumes map[string]api.VolumeSpec `json:"-"`
+}
+
+// Publish is a port of the members published on the nodes they run on.
+type Publish struct {
+	Published int `json:"published"`
+	Target    int `json:"target"`
+}
+
+// ParsePublish reads PUBLISHED[:TARGET]; target is what is taken if it is left out.
+func ParsePublish(s string, target int) (Publish, error) {
+	refuse := fmt.Errorf("%w --publish %q: expected PUBLISHED[:TARGET], two port numbers, such as %d or 15432:%d", ErrOption, s, target, target)
+	published, rest, has := strings.Cut(s, ":")
+	p := Publish{Target: target}
+	var err error
+	if p.Published, err = strconv.Atoi(published); err != nil {
+		return p, refuse
+	}
+	if has {
+		if p.Target, err = strconv.Atoi(rest); err != nil {
+			return p, refuse
+		}
+	}
+	if p.Published < 1 || p.Published > 65535 || p.Target < 1 || p.Target > 65535 {
+		return p, refuse
+	}
+	return p, nil
+}
+
+// Stack is a generated stack.
+type Stack struct {
+	YAML   []byte
+	Config *types.Config
+}
+
+// data is what a template sees.
+type data struct {
+	App        *App
+	Name       string
+	Image      string
+	Members    []member
+	Settings   string // JSON of the parameters that are settings
+	Parameters string // JSON of all that were set
+	Labels     map[string]string
+	CPUs       string
+	Memory     string
+	Networks   []string
+	Publish    []Publish
+	Encrypted  bool
+	Driver     string
+}
+
+type member struct {
+	Slot       int
+	Name       string
+	Volume     string
+	Runtime    string
+	Pin        string // the node label that keeps it away
+	Size       string
+	Filesystem string
+}
+
+// MemberName is the name of a member, which is also its hostname and its volume's name.
+func MemberName(application string, slot int) string { return fmt.Sprintf("%s-%d", application, slot) }
+
+// SecretName is the name of an application's Docker secret.
+func SecretName(application, secret string) string { return application + "_" + secret }
+
+// Complete fills in the type's defaults.
+func (a *App) Complete(o Options) Options {
+	if o.Members == 0 {
+		o.Members = a.Members.Default
+	}
+	if o.Image == "" {
+		o.Image = a.Image.Default
+	}
+	if o.VolumeSize == 0 {
+		o.VolumeSize = int64(a.Volume.Size)
+	}
+	if o.Filesystem == "" {
+		o.Filesystem = a.Volume.Filesystems[0]
+	}
+	return o
+}
+
+// Check says what is wrong with completed options, all of it at once, or nil.
+func (a *App) Check(o Options) error {
+	errs := []error{api.ValidateApplicationName(o.Name)}
+	refuse := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%w "+format, append([]any{ErrOption}, args...)...))
+	}
+	if o.Members < a.Members.Min || o.Members > a.Members.Max {
+		refuse("--replicas %d: %s has %d to %d members", o.Members, a.ID, a.Members.Min, a.Members.Max)
+	}
+	if o.VolumeSize < int64(a.Volume.MinSize) {
+		refuse("--volume-size %s: %s needs %s at least", FormatSize(o.VolumeSize), a.ID, a.Volume.MinSize)
+	}
+	// mkfs.xfs refuses less.
+	if o.Filesystem == "xfs" && o.VolumeSize < 300<<20 {
+		refuse("--volume-size %s: xfs needs 300MiB at least; take more, or --filesystem ext4", FormatSize(o.VolumeSize))
+	}
+	if !slices.Contains(a.Volume.Filesystems, o.Filesystem) {
+		refuse("--filesystem %q: expected %s", o.Filesystem, strings.Join(a.Volume.Filesystems, " or "))
+	}
+	if o.CPUs != "" {
+		if n, err := strconv.ParseFloat(o.CPUs, 64); err != nil || !(n > 0 && n < 1e6) {
+			refuse("--cpus %q: expected a number of processors, such as 1.5", o.CPUs)
+		}
+	}
+	if o.Memory != 0 && o.Memory < 64<<20 {
+		refuse("--memory %s: a member needs 64MiB at least", FormatSize(o.Memory))
+	}
+	seen := map[int]bool{}
+	for _, p := range o.Publish {
+		if seen[p.Published] {
+			refuse("--publish %d: given twice", p.Published)
+		}
+		seen[p.Published] = true
+	}
+	for _, n := range o.Networks {
+		if !networkName.MatchString(n) {
+			refuse("--network %q: not a network's name", n)
+		}
+	}
+	if err := a.checkImage(o.Image); err != nil {
+		errs = append(errs, err)
+	}
+	errs = append(errs, a.CheckParameters(o.Parameters))
+	return errors.Join(errs...)
+}
+
+var (
+	networkName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+	tagMajor    = regexp.MustCompile(`^v?([0-9]+)`)
+)
+
+func (a *App) checkImage(image string) error {
+	ref, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return fmt.Errorf("%w --image %q: %w; expected something like %s", ErrOption, image, err, a.Image.Default)
+	}
+	tagged, ok := ref.(reference.NamedTagged)
+	if !ok || len(a.Image.Majors) == 0 {
+		return nil
+	}
+	m := tagMajor.FindStringSubmatch(tagged.Tag())
+	if m == nil {
+		return nil
+	}
+	major, err := strconv.Atoi(m[1])
+	if err == nil && !slices.Contains(a.Image.Majors, major) {
+		list := strings.Trim(strings.Join(strings.Fields(fmt.Sprint(a.Image.Majors)), ", "), "[]")
+		return fmt.Errorf("%w --image %s: %s %d is not supported; major versions that are: %s", ErrOption, image, a.Title, major, list)
+	}
+	return nil
+}
+
+// Generate renders the stack of an application and has Docker's own loader of
+// `docker stack deploy` check it. The same options give the same bytes.
+func (a *App) Generate(o Options) (*Stack, error) {
+	o = a.Complete(o)
+	if err := a.Check(o); err != nil {
+		return nil, err
+	}
+	d, err := a.data(o)
+	if err != nil {
+		return nil, err
+	}
+	tmpl, err := parseTemplate(a)
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	if err := tmpl.Execute(&out, d); err != nil {
+		return nil, fmt.Errorf("render the stack of %s: %w", a.ID, err)
+	}
+	config, err := validate(out.Bytes())
+	if err != nil {
+		return nil, fmt.Errorf("the template of %s renders a stack that Docker refuses: %w", a.ID, err)
+	}
+	return &Stack{YAML: out.Bytes(), Config: config}, nil
+}
+
+func (a *App) data(o Options) (*data, error) {
+	settings := map[string]string{}
+	labels := map[string]string{}
+	for name, value := range o.Parameters {
+		p, err := a.Parameter(name)
+		if err != nil {
+			return nil, err
+		}
+		if p.Label != "" {
+			labels[p.Label] = value
+			continue
+		}
+		settings[name] = value
+	}
+	d := &data{
+		App: a, Name: o.Name, Image: o.Image, Labels: labels, CPUs: o.CPUs,
+		Networks: o.Networks, Publish: o.Publish, Encrypted: o.Encrypted,
+		Driver: api.PluginName,
+	}
+	if o.Memory > 0 {
+		d.Memory = FormatSize(o.Memory)
+	}
+	var err error
+	if d.Settings, err = encode(settings); err != nil {
+		return nil, err
+	}
+	if d.Parameters, err = encode(o.Parameters); err != nil {
+		return nil, err
+	}
+	for slot := 1; slot <= o.Members; slot++ {
+		name := MemberName(o.Name, slot)
+		m := member{
+			Slot: slot, Name: name, Volume: name, Runtime: name + api.RuntimeSuffix,
+			Pin: api.PinLabel(name), Size: FormatSize(o.VolumeSize), Filesystem: o.Filesystem,
+		}
+		if v, ok := o.Volumes[name]; ok {
+			m.Size, m.Filesystem = FormatSize(v.Size), v.Filesystem
+		}
+		d.Members = append(d.Members, m)
+	}
+	return d, nil
+}
+
+// encode writes a map as JSON with sorted keys; nil as {}.
+func encode(m map[string]string) (string, error) {
+	if m == nil {
+		m = map[string]string{}
+	}
+	doc, err := json.Marshal(m)
+	return string(doc), err
+}
+
+// parseTemplate reads an application's template. Its actions stand in [[ ]], so
+// that Swarm's own placeholders, such as {{.Task.ID}}, stay as they are.
+//
+// Functions:
+//
+//	quote S   S as a YAML string. A $ is doubled, which `docker stack deploy`
+//	          would otherwise take for a variable
+//	secret S  the name of the application's Docker secret S
+func parseTemplate(a *App) (*template.Template, error) {
+	tmpl := template.New(a.ID).Delims("[[", "]]").Option("missingkey=error").Funcs(template.FuncMap{
+		"quote":  quote,
+		"secret": SecretName,
+	})
+	return tmpl.Parse(a.template)
+}
+
+func quote(s string) string {
+	return "'" + strings.NewReplacer("'", "''", "$", "$$").Replace(s) + "'"
+}
+
+// validate runs a Compose file through the loader of `docker stack deploy`.
+func validate(doc []byte) (*types.Config, error) {
+	dict, err := loader.ParseYAML(doc)
+	if err != nil {
+		return nil, err
+	}
+	config, err := loader.Load(types.ConfigDetails{
+		WorkingDir:  "/",
+		ConfigFiles: []types.ConfigFile{{Filename: "stack.yml", Config: dict}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	if ignored := loader.GetUnsupportedProperties(dict); len(ignored) > 0 {
+		return nil, fmt.Errorf("docker stack deploy ignores %s", strings.Join(ignored, ", "))
+	}
+	return config, nil
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
