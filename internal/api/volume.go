@@ -53,6 +53,9 @@ type Volume struct {
 	// Epoch grows with each new owner. A device of an older epoch is fenced.
 	Epoch uint64 `json:"epoch"`
 	Owner *Owner `json:"owner,omitempty"` // nil: free
+	// Fence: Device may still be written by a former owner that did not hand
+	// over; set with the new owner, cleared by ProgressRequest.Fenced.
+	Fence bool `json:"fence,omitempty"`
 	// LastNode is the node ID of the last owner.
 	LastNode string `json:"lastNode,omitempty"`
 	// Retained: its application or Docker volume was removed, the data is kept.
@@ -106,14 +109,13 @@ type AttachRequest struct {
 }
 
 // Attachment answers an AttachRequest. The lease that comes with it is counted
-// like a report's: from when the request was sent.
+// like a report's: from when the request was sent. If Volume.Fence is set, a
+// backend that can, makes the device of this epoch from a point-in-time copy of
+// Volume.Device and reports it (ProgressRequest.Fenced) before mounting; one that
+// cannot reports Fenced with the same device: the lease alone protects it.
 type Attachment struct {
 	Volume Volume        `json:"volume"`
 	Lease  time.Duration `json:"lease"`
-	// Fence: the former owner did not hand over and may still write. A backend
-	// that can, makes the device of this epoch from a point-in-time copy
-	// (Volume.Device names the source) and reports it before mounting.
-	Fence bool `json:"fence,omitempty"`
 }
 
 // ProgressRequest is what the owner reports before it goes on: POST

@@ -1,0 +1,424 @@
+package swarmmanager
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	dockerswarm "github.com/moby/moby/api/types/swarm"
+
+	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/failpoint"
+	"github.com/openmanage/openmanage/internal/store"
+	"github.com/openmanage/openmanage/internal/swarm"
+)
+
+// applications keeps the records of applications in line with what is observed.
+type applications struct {
+	m   *Manager
+	log hclog.Logger
+
+	triggered chan struct{}
+
+	mu    sync.Mutex
+	cache map[string]store.Application // as last written or read, for orders
+}
+
+func newApplications(m *Manager) *applications {
+	return &applications{m: m, log: m.log.Named("applications"), triggered: make(chan struct{}, 1), cache: map[string]store.Application{}}
+}
+
+// trigger asks for an observation soon.
+func (a *applications) trigger() {
+	select {
+	case a.triggered <- struct{}{}:
+	default:
+	}
+}
+
+// observed is what is there at one moment.
+type observed struct {
+	services map[string][]dockerswarm.Service // by application
+	uses     map[string][]swarm.Use           // by volume
+	nodes    map[string]dockerswarm.Node
+	volumes  map[string]store.Record[api.Volume]
+	records  map[string]store.Record[store.Application]
+	statuses map[string]liveStatus // by volume
+	reports  map[string]api.Report // by node
+	now      time.Time
+	// settled: this leader has led long enough for every living node to have
+	// reported, so that a missing word means something.
+	settled bool
+}
+
+// reconcile observes, and writes what has changed.
+func (a *applications) reconcile(ctx context.Context) error {
+	o, err := a.observe(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	names := map[string]bool{}
+	for name := range o.services {
+		names[name] = true
+	}
+	for name := range o.records {
+		names[name] = true
+	}
+	for name := range names {
+		if err := a.reconcileOne(ctx, o, name); err != nil {
+			errs = append(errs, fmt.Errorf("application %s: %w", name, err))
+		}
+	}
+	errs = append(errs, a.reconcileNodes(ctx, o), a.reconcilePins(ctx, o))
+	return errors.Join(errs...)
+}
+
+func (a *applications) observe(ctx context.Context) (*observed, error) {
+	o := &observed{
+		services: map[string][]dockerswarm.Service{}, records: map[string]store.Record[store.Application]{},
+		reports: map[string]api.Report{}, now: time.Now().UTC().Truncate(time.Second), settled: a.m.leadership.settled(),
+	}
+	services, err := a.m.cluster.Services(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range services {
+		if name := s.Spec.Labels[api.LabelApplication]; name != "" && s.Spec.Labels[api.LabelMember] != "" {
+			o.services[name] = append(o.services[name], s)
+		}
+	}
+	records, err := store.List[store.Application](ctx, a.m.store, store.KindApplication)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range records {
+		o.records[r.Name] = r
+	}
+	if o.nodes, err = a.m.nodes.get(ctx, time.Second); err != nil {
+		return nil, err
+	}
+	if o.volumes, err = a.m.volumes.all(ctx); err != nil {
+		return nil, err
+	}
+	if len(o.services) > 0 {
+		if o.uses, err = a.m.cluster.Uses(ctx, api.PluginName); err != nil {
+			return nil, err
+		}
+	}
+	o.statuses = a.m.leases.statuses()
+	for id := range o.nodes {
+		if r, age, ok := a.m.leases.last(id); ok && age < api.LeaseDuration {
+			o.reports[id] = r
+		}
+	}
+	return o, nil
+}
+
+func (a *applications) reconcileOne(ctx context.Context, o *observed, name string) error {
+	record, exists := o.records[name]
+	old := record.Value
+	next, events := planApplication(o, name, old, exists)
+	a.mu.Lock()
+	a.cache[name] = next
+	a.mu.Unlock()
+	if err := a.retainVolumes(ctx, o, next); err != nil {
+		return err
+	}
+	if !a.m.leadership.acting() {
+		return nil
+	}
+	// History first: a crash between the two writes then repeats an event, which
+	// addEvents recognises, instead of losing it.
+	if err := a.addEvents(ctx, name, events); err != nil {
+		return err
+	}
+	failpoint.Hit("create:events-written")
+	switch {
+	case !exists:
+		if _, err := store.Create(ctx, a.m.store, store.KindApplication, name, next); err != nil {
+			return err
+		}
+		failpoint.Hit("create:application-recorded")
+	case next.Removed != nil && !a.hasVolumes(o, name):
+		return a.forgetApplication(ctx, record)
+	case !sameApplication(old, next):
+		if _, err := store.Update(ctx, a.m.store, store.KindApplication, record, next); err != nil {
+			return err
+		}
+		failpoint.Hit("create:application-updated")
+	}
+	return nil
+}
+
+// planApplication works out the record of an application, and what has happened
+// to it since the old one, from what is observed. It changes nothing.
+func planApplication(o *observed, name string, old store.Application, exists bool) (store.Application, []store.Event) {
+	var events []store.Event
+	event := func(member, kind, format string, args ...any) {
+		events = append(events, store.Event{Time: o.now, Member: member, Kind: kind, Text: fmt.Sprintf(format, args...)})
+	}
+	next := old
+	next.Name, next.Problems = name, nil
+	services := o.services[name]
+	if len(services) == 0 {
+		if old.Removed == nil {
+			now := o.now
+			next.Removed = &now
+			for i := range next.Members {
+				next.Members = slices.Clone(next.Members)
+				next.Members[i] = store.Member{Name: old.Members[i].Name, Slot: old.Members[i].Slot, Volume: old.Members[i].Volume, Since: o.now}
+			}
+			event("", "removed", "services removed; volumes are kept")
+		}
+		return next, events
+	}
+	slices.SortFunc(services, func(x, y dockerswarm.Service) int { return cmp.Compare(slot(x), slot(y)) })
+	first := services[0]
+	if !exists {
+		next.Created = o.now
+		event("", "created", "created with %d members from %s", len(services), image(first))
+	} else if old.Removed != nil {
+		event("", "created", "taken up again with %d members", len(services))
+	}
+	next.Removed, next.Type = nil, first.Spec.Labels[api.LabelType]
+	next.Image = image(first)
+	if next.Primary == "" {
+		next.Primary, next.Term = first.Spec.Labels[api.LabelMember], 1
+	}
+	next.SyncMode = syncMode(&next, first, len(services))
+	before := map[string]store.Member{}
+	for _, m := range old.Members {
+		before[m.Name] = m
+	}
+	next.Members = make([]store.Member, 0, len(services))
+	for _, s := range services {
+		was, known := before[s.Spec.Labels[api.LabelMember]]
+		is := observeMember(o, s, was)
+		if known && old.Removed == nil {
+			memberEvents(event, was, is, next)
+		}
+		next.Members = append(next.Members, is)
+		if st, ok := o.statuses[is.Volume]; ok && is.Name == next.Primary && st.Initialized && st.SystemID != "" && !next.Initialized {
+			next.Initialized, next.SystemID = true, st.SystemID
+			event(is.Name, "state", "database initialized, system identifier %s", st.SystemID)
+		}
+	}
+	return next, events
+}
+
+func memberEvents(event func(member, kind, format string, args ...any), was, is store.Member, app store.Application) {
+	if was.Node != "" && is.Node != "" && was.Node != is.Node {
+		event(is.Name, "moved", "moved from node %s to node %s with its volume %s", was.Hostname, is.Hostname, is.Volume)
+	}
+	if was.Healthy != is.Healthy {
+		switch {
+		case is.Healthy && is.Name == app.Primary:
+			event(is.Name, "state", "healthy as primary on node %s", is.Hostname)
+		case is.Healthy:
+			event(is.Name, "state", "healthy as %s on node %s", is.Role, is.Hostname)
+		default:
+			event(is.Name, "state", "no longer healthy: %s", is.Message)
+		}
+	}
+	if !was.Pinned && is.Pinned {
+		event(is.Name, "state", "pinned to node %s: its data is in a folder of that node alone", is.Hostname)
+	}
+}
+
+func image(s dockerswarm.Service) string {
+	if s.Spec.TaskTemplate.ContainerSpec == nil {
+		return ""
+	}
+	return s.Spec.TaskTemplate.ContainerSpec.Image
+}
+
+func slot(s dockerswarm.Service) int {
+	n, _ := strconv.Atoi(s.Spec.Labels[api.LabelSlot])
+	return n
+}
+
+// syncMode reads the policy label; a value it does not know is reported and the
+// safe default taken.
+func syncMode(app *store.Application, s dockerswarm.Service, members int) string {
+	switch mode := s.Spec.Labels[api.LabelSyncMode]; mode {
+	case "quorum", "off":
+		return mode
+	default:
+		app.Problems = append(app.Problems, fmt.Sprintf("label %s=%q on service %s is not known; choose quorum or off", api.LabelSyncMode, mode, s.Spec.Name))
+	case "":
+	}
+	if members >= 3 {
+		return "quorum"
+	}
+	return "off"
+}
+
+// observeMember works out the state of one member.
+func observeMember(o *observed, s dockerswarm.Service, was store.Member) store.Member {
+	is := store.Member{
+		Name: s.Spec.Labels[api.LabelMember], Slot: slot(s), Service: s.Spec.Name, Volume: s.Spec.Labels[api.LabelVolume],
+		Node: was.Node, Hostname: was.Hostname, Role: was.Role, Since: was.Since,
+	}
+	volume, hasVolume := o.volumes[is.Volume]
+	status, hasStatus := o.statuses[is.Volume]
+	if hasStatus && status.age > api.LeaseDuration {
+		hasStatus = false
+	}
+	if hasVolume && volume.Value.Owner != nil {
+		is.Node, is.Hostname = volume.Value.Owner.Node, volume.Value.Owner.Hostname
+	}
+	if hasVolume {
+		is.Pinned = pinned(o, volume.Value)
+	}
+	switch {
+	case hasStatus:
+		is.Node, is.Hostname = status.node, o.nodes[status.node].Description.Hostname
+		is.Role, is.State, is.Healthy, is.Message = status.Role, status.State, status.Healthy, status.Message
+	case !o.settled && was.Name != "":
+		return was // a new leader has not heard everybody yet
+	default:
+		is.State, is.Message = api.StateWaiting, why(o, s, is, volume.Value, hasVolume)
+	}
+	if was.Node != is.Node || was.Role != is.Role || was.State != is.State || was.Healthy != is.Healthy || is.Since.IsZero() {
+		is.Since = o.now
+	}
+	return is
+}
+
+// why says in words why a member does not run.
+func why(o *observed, s dockerswarm.Service, is store.Member, v api.Volume, hasVolume bool) string {
+	uses := o.uses[is.Volume]
+	if len(uses) == 0 {
+		if s.Spec.Mode.Replicated != nil && s.Spec.Mode.Replicated.Replicas != nil && *s.Spec.Mode.Replicated.Replicas == 0 {
+			return fmt.Sprintf("service %s is scaled to 0", s.Spec.Name)
+		}
+		return "Swarm has made no task for it yet"
+	}
+	u := uses[len(uses)-1]
+	switch {
+	case u.Err != "":
+		return fmt.Sprintf("task %s: %s", u.Task, u.Err)
+	case u.NodeID == "" && is.Pinned:
+		return fmt.Sprintf("its data is on node %s alone, which is not available; start that node", o.nodes[v.LastNode].Description.Hostname)
+	case u.NodeID == "":
+		return fmt.Sprintf("Swarm finds no node for task %s; see `docker service ps %s`", u.Task, s.Spec.Name)
+	case !ready(o.nodes[u.NodeID]):
+		return fmt.Sprintf("node %s does not answer", o.nodes[u.NodeID].Description.Hostname)
+	case hasVolume && v.Owner != nil && v.Owner.Node != u.NodeID:
+		return fmt.Sprintf("waits on node %s for volume %s, which node %s holds (epoch %d)", o.nodes[u.NodeID].Description.Hostname, v.Name, v.Owner.Hostname, v.Epoch)
+	}
+	return fmt.Sprintf("task %s is %s on node %s", u.Task, u.State, o.nodes[u.NodeID].Description.Hostname)
+}
+
+// sameApplication tells whether a record need not be written. Progress messages
+// of a member that is busy are written every few seconds only.
+func sameApplication(old, next store.Application) bool {
+	if !slices.Equal(old.Problems, next.Problems) || len(old.Members) != len(next.Members) {
+		return false
+	}
+	for i := range old.Members {
+		if old.Members[i] != next.Members[i] {
+			return false
+		}
+	}
+	strip := func(a store.Application) string {
+		a.Members, a.Problems = nil, nil
+		removed := ""
+		if a.Removed != nil {
+			removed, a.Removed = a.Removed.String(), nil
+		}
+		return fmt.Sprintf("%+v %s", a, removed)
+	}
+	return strip(old) == strip(next)
+}
+
+// hasVolumes tells whether any volume of the application is left.
+func (a *applications) hasVolumes(o *observed, name string) bool {
+	for _, r := range o.volumes {
+		if r.Value.Application == name {
+			return true
+		}
+	}
+	return false
+}
+
+// retainVolumes marks the free volumes of members that are no more as retained.
+func (a *applications) retainVolumes(ctx context.Context, o *observed, app store.Application) error {
+	used := map[string]bool{}
+	if app.Removed == nil {
+		for _, m := range app.Members {
+			used[m.Volume] = true
+		}
+	}
+	for name, r := range o.volumes {
+		v := r.Value
+		if v.Application != app.Name || used[name] || v.Retained || v.Purging || v.Owner != nil {
+			continue
+		}
+		if err := a.m.volumes.retain(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// orders tells a member what it is to be.
+func (a *applications) orders(s api.MemberStatus) api.MemberOrders {
+	a.mu.Lock()
+	app, ok := a.cache[s.Application]
+	a.mu.Unlock()
+	o := api.MemberOrders{Member: s.Member}
+	if !ok || app.Removed != nil {
+		o.Reason = "the leading manager does not know application " + s.Application + " yet"
+		a.trigger()
+		return o
+	}
+	for _, m := range app.Members {
+		o.Members = append(o.Members, m.Name)
+	}
+	if !slices.Contains(o.Members, s.Member) {
+		o.Reason = s.Member + " is not a member of application " + app.Name
+		return o
+	}
+	o.Term, o.Primary, o.Initialized, o.SystemID, o.SyncMode = app.Term, app.Primary, app.Initialized, app.SystemID, app.SyncMode
+	o.Role = api.RoleStandby
+	if s.Member == app.Primary {
+		o.Role = api.RolePrimary
+	}
+	return o
+}
+
+// addEvents appends to the history of an application what is not in it yet.
+func (a *applications) addEvents(ctx context.Context, name string, events []store.Event) error {
+	if len(events) == 0 {
+		return nil
+	}
+	for _, e := range events {
+		a.log.Info("event", "application", name, "member", e.Member, "kind", e.Kind, "text", e.Text)
+	}
+	_, err := store.Modify(ctx, a.m.store, store.KindEvents, name, func(h *store.Events) (bool, error) {
+		fresh := slices.DeleteFunc(slices.Clone(events), func(e store.Event) bool {
+			return slices.ContainsFunc(h.Events, func(o store.Event) bool {
+				return o.Member == e.Member && o.Kind == e.Kind && o.Text == e.Text && e.Time.Sub(o.Time) < sameEvent
+			})
+		})
+		h.Events = append(h.Events, fresh...)
+		h.Events = h.Events[max(0, len(h.Events)-store.MaxEvents):]
+		return len(fresh) > 0, nil
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		_, err = store.Create(ctx, a.m.store, store.KindEvents, name, store.Events{Events: events})
+	}
+	return err
+}
+
+// sameEvent is within which time an equal event is the same one, planned again
+// by a leader that took over.
+const sameEvent = 10 * time.Second

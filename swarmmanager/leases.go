@@ -1,0 +1,128 @@
+package swarmmanager
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/openmanage/openmanage/internal/api"
+)
+
+// leases remembers when each node was last renewed, and what it said. It is a
+// leader's memory: a new leader starts with an empty one and has to be settled
+// (leadership) before it concludes anything from a silence.
+type leases struct {
+	now clock
+
+	mu      sync.Mutex
+	nodes   map[string]heard
+	helpers map[string]api.HelperReport
+}
+
+type heard struct {
+	at     time.Duration
+	report api.Report
+}
+
+func newLeases(now clock) *leases {
+	l := &leases{now: now}
+	l.forget()
+	return l
+}
+
+func (l *leases) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.nodes, l.helpers = map[string]heard{}, map[string]api.HelperReport{}
+}
+
+// hear notes a report. Its time is that of the answer's making, which is not
+// before the one from which the node counts its lease. It returns whether the
+// report says something new of a member.
+func (l *leases) hear(node string, r api.Report) (news bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	old := l.nodes[node].report
+	l.nodes[node] = heard{at: l.now(), report: r}
+	return !slices.EqualFunc(old.Members, r.Members, func(a, b api.MemberStatus) bool {
+		return a.Member == b.Member && a.State == b.State && a.Role == b.Role && a.Healthy == b.Healthy && a.Initialized == b.Initialized
+	})
+}
+
+// touch notes that node was given a lease otherwise than by a report.
+func (l *leases) touch(node string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := l.nodes[node]
+	h.at = l.now()
+	l.nodes[node] = h
+}
+
+func (l *leases) hearHelper(node string, r api.HelperReport) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.helpers[node] = r
+}
+
+// silence is for how long node has not been renewed; false: not by this leader.
+func (l *leases) silence(node string) (time.Duration, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h, ok := l.nodes[node]
+	return l.now() - h.at, ok
+}
+
+// expired tells whether every lease that this leader renewed for node has run out.
+func (l *leases) expired(node string) bool {
+	d, ok := l.silence(node)
+	return !ok || d > api.LeaseDuration+api.LeaseMargin
+}
+
+// last returns what node reported last and how long ago.
+func (l *leases) last(node string) (api.Report, time.Duration, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h, ok := l.nodes[node]
+	return h.report, l.now() - h.at, ok
+}
+
+func (l *leases) helper(node string) (api.HelperReport, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r, ok := l.helpers[node]
+	return r, ok
+}
+
+// statuses returns the newest word of each member, by member's data volume, and
+// of nodes that were heard within age.
+func (l *leases) statuses() map[string]liveStatus {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := map[string]liveStatus{}
+	for node, h := range l.nodes {
+		for _, s := range h.report.Members {
+			if known, ok := all[s.Volume]; ok && known.at > h.at {
+				continue
+			}
+			all[s.Volume] = liveStatus{MemberStatus: s, node: node, at: h.at, age: l.now() - h.at}
+		}
+	}
+	return all
+}
+
+type liveStatus struct {
+	api.MemberStatus
+	node    string
+	at, age time.Duration
+}
+
+// each calls f for every node that was heard within a lease.
+func (l *leases) each(f func(node string, r api.Report)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for node, h := range l.nodes {
+		if l.now()-h.at < api.LeaseDuration {
+			f(node, h.report)
+		}
+	}
+}

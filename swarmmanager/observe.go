@@ -1,0 +1,213 @@
+package swarmmanager
+
+import (
+	"context"
+	"errors"
+	"math"
+	"time"
+
+	"github.com/moby/moby/api/types/events"
+	dockerswarm "github.com/moby/moby/api/types/swarm"
+	"github.com/moby/moby/client"
+
+	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/store"
+)
+
+// resync is how often a leader looks at everything, whatever it was told.
+const resync = 5 * time.Second
+
+// watch observes and acts while this manager leads: at once when Docker or a
+// member says that something changed, and every resync anyway.
+func (m *Manager) watch(ctx context.Context) {
+	go m.followEvents(ctx)
+	tick := time.NewTicker(resync)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-m.apps.triggered:
+			// Gather what comes together, such as the services of one stack.
+			if !pause(ctx, 100*time.Millisecond) {
+				return
+			}
+		}
+		if !m.leadership.acting() {
+			continue
+		}
+		call, cancel := context.WithTimeout(ctx, 30*time.Second)
+		if err := errors.Join(m.apps.reconcile(call), m.operate(call)); err != nil && ctx.Err() == nil {
+			m.log.Warn("observation incomplete; it is repeated", "error", err)
+		}
+		cancel()
+	}
+}
+
+// followEvents triggers an observation when Docker reports a change of a service,
+// a node or a config.
+func (m *Manager) followEvents(ctx context.Context) {
+	filters := make(client.Filters).Add("type", string(events.ServiceEventType), string(events.NodeEventType))
+	for ctx.Err() == nil {
+		stream := m.docker.Events(ctx, client.EventsListOptions{Filters: filters})
+	read:
+		for {
+			select {
+			case <-stream.Messages:
+				m.apps.trigger()
+			case <-stream.Err:
+				break read
+			}
+		}
+		pause(ctx, 2*time.Second)
+	}
+}
+
+// reconcileNodes keeps a record for each node: what its plugin offers and what is
+// wrong with it. Free space is written when it has changed by a twentieth.
+func (a *applications) reconcileNodes(ctx context.Context, o *observed) error {
+	records, err := store.List[store.Node](ctx, a.m.store, store.KindNode)
+	if err != nil {
+		return err
+	}
+	known := map[string]store.Record[store.Node]{}
+	for _, r := range records {
+		known[r.Name] = r
+	}
+	var errs []error
+	for id, n := range o.nodes {
+		r, exists := known[id]
+		next := planNode(o, n, r.Value, exists, a.m.leases.helper)
+		switch {
+		case !exists:
+			_, err = store.Create(ctx, a.m.store, store.KindNode, id, next)
+		case next != r.Value:
+			_, err = store.Update(ctx, a.m.store, store.KindNode, r, next)
+		default:
+			continue
+		}
+		errs = append(errs, err)
+	}
+	for id, r := range known {
+		if _, there := o.nodes[id]; !there {
+			errs = append(errs, store.Delete(ctx, a.m.store, store.KindNode, r))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func planNode(o *observed, n dockerswarm.Node, old store.Node, exists bool, helper func(string) (api.HelperReport, bool)) store.Node {
+	next := old
+	next.ID, next.Hostname = n.ID, n.Description.Hostname
+	report, reporting := o.reports[n.ID]
+	if reporting {
+		storage := report.Storage
+		if math.Abs(float64(storage.Free-old.Storage.Free)) < float64(storage.Total)/20 && storage.Total == old.Storage.Total {
+			storage.Free = old.Storage.Free
+		}
+		next.Version, next.Storage = report.Version, storage
+	}
+	if reporting || o.settled {
+		next.Reporting = reporting
+	}
+	if h, ok := helper(n.ID); ok {
+		next.Problem = h.Problem
+	}
+	if !exists || next.Reporting != old.Reporting {
+		next.Since = o.now
+	}
+	return next
+}
+
+// pinned tells whether only one node of the Swarm can reach the volume's data.
+func pinned(o *observed, v api.Volume) bool {
+	if v.Location == "" {
+		return false
+	}
+	for id, r := range o.reports {
+		if id != v.LastNode && r.Storage.Location == v.Location {
+			return false
+		}
+	}
+	// All living nodes have spoken, and there is another one than the owner's.
+	return o.settled && len(o.nodes) > 1
+}
+
+// reconcilePins labels the nodes that cannot reach a member's data, so that Swarm
+// does not place the member there.
+func (a *applications) reconcilePins(ctx context.Context, o *observed) error {
+	if !o.settled {
+		return nil
+	}
+	for id, n := range o.nodes {
+		report, ok := o.reports[id]
+		if !ok {
+			continue // nothing is known of a silent node's storage: leave its labels
+		}
+		want := map[string]bool{}
+		for _, r := range o.volumes {
+			v := r.Value
+			if v.Member != "" && v.Location != "" && v.Location != report.Storage.Location {
+				want[api.PinLabel(v.Member)] = true
+			}
+		}
+		if changed := setPins(&n.Spec, want); !changed {
+			continue
+		}
+		_, err := a.m.docker.NodeUpdate(ctx, id, client.NodeUpdateOptions{Version: n.Version, Spec: n.Spec})
+		if err != nil {
+			return err
+		}
+		a.log.Info("pins written", "node", n.Description.Hostname, "pins", len(want))
+	}
+	return nil
+}
+
+// setPins makes the pin labels of a node those that are wanted.
+func setPins(spec *dockerswarm.NodeSpec, want map[string]bool) (changed bool) {
+	prefix := api.PinLabel("")
+	labels := map[string]string{}
+	for key, value := range spec.Labels {
+		if len(key) > len(prefix) && key[:len(prefix)] == prefix && !want[key] {
+			changed = true
+			continue
+		}
+		labels[key] = value
+	}
+	for key := range want {
+		if labels[key] != api.PinElsewhere {
+			labels[key], changed = api.PinElsewhere, true
+		}
+	}
+	spec.Labels = labels
+	return changed
+}
+
+// forgetApplication removes what is left of an application whose last volume was
+// deleted: secrets, history, record.
+func (a *applications) forgetApplication(ctx context.Context, r store.Record[store.Application]) error {
+	secrets, err := a.m.docker.SecretList(ctx, client.SecretListOptions{
+		Filters: make(client.Filters).Add("label", api.LabelApplication+"="+r.Name),
+	})
+	if err != nil {
+		return err
+	}
+	for _, s := range secrets.Items {
+		if _, err := a.m.docker.SecretRemove(ctx, s.ID, client.SecretRemoveOptions{}); err != nil {
+			return err
+		}
+	}
+	history, err := store.Get[store.Events](ctx, a.m.store, store.KindEvents, r.Name)
+	if err == nil {
+		err = store.Delete(ctx, a.m.store, store.KindEvents, history)
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	a.mu.Lock()
+	delete(a.cache, r.Name)
+	a.mu.Unlock()
+	a.log.Info("application forgotten with its last volume", "application", r.Name)
+	return store.Delete(ctx, a.m.store, store.KindApplication, r)
+}

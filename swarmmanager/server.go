@@ -1,0 +1,259 @@
+package swarmmanager
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/swarmpki"
+)
+
+// who may call a route, and who answers it.
+type route struct {
+	managersOnly bool
+	// anyManager: answered by whichever manager is asked, not by the leader.
+	anyManager bool
+	handle     func(ctx context.Context, caller swarmpki.Peer, r *http.Request, body []byte) (any, error)
+}
+
+// routes is the whole API of a manager. What a worker may do is only ever for
+// itself: the node is the one of its certificate, never one that a body names.
+func (m *Manager) routes() map[string]route {
+	return map[string]route{
+		"POST /v1/report":         {handle: post(m.report)},
+		"POST /v1/helper":         {handle: post(m.helperReport)},
+		"GET /v1/volumes":         {handle: m.listVolumes},
+		"GET /v1/volumes/{name}":  {handle: m.getVolume},
+		"POST /v1/volumes/create": {handle: post(m.createVolume)},
+		"POST /v1/volumes/remove": {handle: post(m.removeVolume)},
+		"POST /v1/volumes/attach": {handle: post(m.attachVolume)},
+		"POST /v1/volumes/progress": {handle: post(func(ctx context.Context, c swarmpki.Peer, r api.ProgressRequest) (any, error) {
+			return struct{}{}, m.volumes.progress(ctx, c.NodeID, r)
+		})},
+		"POST /v1/volumes/release": {handle: post(func(ctx context.Context, c swarmpki.Peer, r api.ReleaseRequest) (any, error) {
+			return struct{}{}, m.volumes.release(ctx, c.NodeID, r)
+		})},
+		"POST /v1/promise": {anyManager: true, handle: post(m.promise)},
+		"POST /v1/bar":     {anyManager: true, managersOnly: true, handle: post(m.bar)},
+		"GET /v1/status":   {managersOnly: true, handle: m.status},
+	}
+}
+
+// post decodes the body of a request strictly.
+func post[T any](handle func(context.Context, swarmpki.Peer, T) (any, error)) func(context.Context, swarmpki.Peer, *http.Request, []byte) (any, error) {
+	return func(ctx context.Context, caller swarmpki.Peer, _ *http.Request, body []byte) (any, error) {
+		var in T
+		if err := json.Unmarshal(body, &in); err != nil {
+			return nil, refuse(api.ErrInvalid, "the request's body cannot be read: %v", err)
+		}
+		return handle(ctx, caller, in)
+	}
+}
+
+// serve answers on the manager's port until ctx ends.
+func (m *Manager) serve(ctx context.Context) error {
+	mux := http.NewServeMux()
+	for pattern, rt := range m.routes() {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { m.answer(w, r, rt) })
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		writeError(w, http.StatusNotFound, refuse(api.ErrInvalid, "there is no %s %s; plugin and manager may be of different versions", r.Method, r.URL.Path))
+	})
+	server := &http.Server{
+		Handler: mux, TLSConfig: m.id.ServerConfig(), BaseContext: func(net.Listener) context.Context { return ctx },
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+		ErrorLog: m.log.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
+	}
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", m.listen)
+	if err != nil {
+		return fmt.Errorf("listen for nodes on %s: %w; is another program on this port?", m.listen, err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	m.log.Info("listening", "address", listener.Addr().String(), "version", m.version)
+	if err := server.ServeTLS(listener, "", ""); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// answer checks who asks, hands on what is the leader's, and answers the rest.
+func (m *Manager) answer(w http.ResponseWriter, r *http.Request, rt route) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, api.MaxBody))
+	if err != nil {
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			writeError(w, http.StatusRequestEntityTooLarge, refuse(api.ErrInvalid, "the request's body is over %d bytes", api.MaxBody))
+			return
+		}
+		writeError(w, http.StatusBadRequest, refuse(api.ErrInvalid, "the request's body cannot be read: %v", err))
+		return
+	}
+	who, err := caller(r)
+	if err != nil {
+		writeError(w, http.StatusForbidden, refuse(api.ErrForbidden, "%v", err))
+		return
+	}
+	if rt.managersOnly && !who.Manager {
+		writeError(w, http.StatusForbidden, refuse(api.ErrForbidden, "node %s is a worker; %s is for managers", who.NodeID, r.URL.Path))
+		return
+	}
+	if !rt.anyManager && !m.leadership.acting() {
+		m.forward(w, r, who, body)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), 15*time.Second)
+	defer cancel()
+	out, err := rt.handle(ctx, who, r, body)
+	if err != nil {
+		m.fail(w, r, who, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, out)
+}
+
+func (m *Manager) fail(w http.ResponseWriter, r *http.Request, who swarmpki.Peer, err error) {
+	var refused *api.Error
+	if errors.As(err, &refused) {
+		writeError(w, statusOf(refused.Code), refused)
+		return
+	}
+	m.log.Warn("request failed", "path", r.URL.Path, "node", who.NodeID, "error", err)
+	writeError(w, http.StatusServiceUnavailable, refuse(api.ErrNotYet, "the leading manager could not do it: %v", err))
+}
+
+func statusOf(code string) int {
+	switch code {
+	case api.ErrNotFound:
+		return http.StatusNotFound
+	case api.ErrForbidden:
+		return http.StatusForbidden
+	case api.ErrInvalid:
+		return http.StatusBadRequest
+	case api.ErrNotLeader, api.ErrNotYet:
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusConflict
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	var body bytes.Buffer
+	if err := json.NewEncoder(&body).Encode(v); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(body.Bytes())
+}
+
+func writeError(w http.ResponseWriter, status int, e *api.Error) { writeJSON(w, status, e) }
+
+// report renews the leases of the calling node and hands out its orders.
+func (m *Manager) report(ctx context.Context, caller swarmpki.Peer, r api.Report) (any, error) {
+	renewed, lost, err := m.volumes.renew(ctx, caller.NodeID, r)
+	if err != nil {
+		return nil, err
+	}
+	nodes, err := m.nodes.get(ctx, 5*time.Second)
+	if err != nil {
+		return nil, err
+	}
+	answer := api.ReportAnswer{Leader: m.leadership.self, Lease: api.LeaseDuration, Renewed: renewed, Lost: lost}
+	for _, n := range nodes {
+		answer.Nodes = append(answer.Nodes, toNode(n))
+	}
+	for _, s := range r.Members {
+		answer.Orders = append(answer.Orders, m.apps.orders(s))
+	}
+	if answer.Purge, err = m.purgeOrders(ctx, r); err != nil {
+		return nil, err
+	}
+	if len(r.Purged) > 0 {
+		m.purged(ctx, r)
+	}
+	// The last look: what was prepared is sent only by a manager that still
+	// leads, and is remembered before it is sent.
+	if !m.leadership.acting() {
+		return nil, refuse(api.ErrNotLeader, "this manager no longer leads; ask again")
+	}
+	if m.leases.hear(caller.NodeID, r) {
+		m.apps.trigger()
+	}
+	return answer, nil
+}
+
+func (m *Manager) helperReport(_ context.Context, caller swarmpki.Peer, r api.HelperReport) (any, error) {
+	m.leases.hearHelper(caller.NodeID, r)
+	return struct{}{}, nil
+}
+
+func (m *Manager) listVolumes(ctx context.Context, _ swarmpki.Peer, _ *http.Request, _ []byte) (any, error) {
+	all, err := m.volumes.all(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]api.Volume, 0, len(all))
+	for _, r := range all {
+		list = append(list, r.Value)
+	}
+	return list, nil
+}
+
+func (m *Manager) getVolume(ctx context.Context, _ swarmpki.Peer, r *http.Request, _ []byte) (any, error) {
+	record, err := m.volumes.get(ctx, r.PathValue("name"))
+	return record.Value, err
+}
+
+func (m *Manager) createVolume(ctx context.Context, _ swarmpki.Peer, r api.CreateRequest) (any, error) {
+	return m.volumes.create(ctx, r)
+}
+
+func (m *Manager) removeVolume(ctx context.Context, _ swarmpki.Peer, r api.NameRequest) (any, error) {
+	return struct{}{}, m.volumes.retain(ctx, r.Name)
+}
+
+func (m *Manager) attachVolume(ctx context.Context, caller swarmpki.Peer, r api.AttachRequest) (any, error) {
+	if r.MountID == "" || r.Location == "" {
+		return nil, refuse(api.ErrInvalid, "an attach of volume %q names no mount or no location", r.Name)
+	}
+	return m.volumes.attach(ctx, caller.NodeID, r)
+}
+
+// promise answers a node that finds no leader.
+func (m *Manager) promise(_ context.Context, caller swarmpki.Peer, r api.Promise) (any, error) {
+	if m.leadership.acting() {
+		return nil, refuse(api.ErrConflict, "this manager leads; report to it")
+	}
+	if !m.promises.give(caller.NodeID, r.Lease) {
+		return nil, refuse(api.ErrConflict, "the volumes of node %s are being given away", caller.NodeID)
+	}
+	return struct{}{}, nil
+}
+
+func (m *Manager) bar(_ context.Context, _ swarmpki.Peer, r api.BarRequest) (any, error) {
+	return m.promises.bar(r.Node, min(r.Bar, barDuration)), nil
+}
+
+func (m *Manager) status(ctx context.Context, _ swarmpki.Peer, _ *http.Request, _ []byte) (any, error) {
+	nodes, err := m.nodes.get(ctx, 5*time.Second)
+	if err != nil {
+		return nil, err
+	}
+	live := api.LiveStatus{Leader: nodes[m.leadership.self].Description.Hostname, Members: []api.LiveMember{}}
+	for _, s := range m.leases.statuses() {
+		n := toNode(nodes[s.node])
+		member := api.LiveMember{MemberStatus: s.MemberStatus, Node: s.node, Hostname: n.Hostname, Addr: n.Addr, Age: s.age}
+		live.Members = append(live.Members, member)
+	}
+	return live, nil
+}
