@@ -70,9 +70,11 @@ type Members struct {
 
 // Volume is what each member stores.
 type Volume struct {
-	// Path is where a member's volume is mounted.
-	Path string `yaml:"path" json:"path"`
-	// Data are the paths below it that hold the state.
+	// Path is where a member's volume is mounted, unless PathByMajor says
+	// otherwise for the image's major version.
+	Path        string         `yaml:"path" json:"path"`
+	PathByMajor map[int]string `yaml:"path_by_major" json:"pathByMajor,omitempty"`
+	// Data is the folder below it that holds the state.
 	Data        string   `yaml:"data" json:"data"`
 	Size        Size     `yaml:"size" json:"size"` // default
 	MinSize     Size     `yaml:"min_size" json:"minSize"`

@@ -78,6 +78,7 @@ type data struct {
 	App        *App
 	Name       string
 	Image      string
+	Path       string // where members mount their volumes
 	Members    []member
 	Settings   string // JSON of the parameters that are settings
 	Parameters string // JSON of all that were set
@@ -174,21 +175,30 @@ var (
 	tagMajor    = regexp.MustCompile(`^v?([0-9]+)`)
 )
 
-func (a *App) checkImage(image string) error {
+// majorVersion reads the number that an image's tag begins with; ok is false if
+// there is none.
+func majorVersion(image string) (major int, ok bool) {
 	ref, err := reference.ParseNormalizedNamed(image)
 	if err != nil {
-		return fmt.Errorf("%w --image %q: %w; expected something like %s", ErrOption, image, err, a.Image.Default)
+		return 0, false
 	}
-	tagged, ok := ref.(reference.NamedTagged)
-	if !ok || len(a.Image.Majors) == 0 {
-		return nil
+	tagged, isTagged := ref.(reference.NamedTagged)
+	if !isTagged {
+		return 0, false
 	}
 	m := tagMajor.FindStringSubmatch(tagged.Tag())
 	if m == nil {
-		return nil
+		return 0, false
 	}
-	major, err := strconv.Atoi(m[1])
-	if err == nil && !slices.Contains(a.Image.Majors, major) {
+	major, err = strconv.Atoi(m[1])
+	return major, err == nil
+}
+
+func (a *App) checkImage(image string) error {
+	if _, err := reference.ParseNormalizedNamed(image); err != nil {
+		return fmt.Errorf("%w --image %q: %w; expected something like %s", ErrOption, image, err, a.Image.Default)
+	}
+	if major, ok := majorVersion(image); ok && len(a.Image.Majors) > 0 && !slices.Contains(a.Image.Majors, major) {
 		list := strings.Trim(strings.Join(strings.Fields(fmt.Sprint(a.Image.Majors)), ", "), "[]")
 		return fmt.Errorf("%w --image %s: %s %d is not supported; major versions that are: %s", ErrOption, image, a.Title, major, list)
 	}
@@ -242,6 +252,10 @@ func (a *App) data(o Options) (*data, error) {
 	}
 	if o.Memory > 0 {
 		d.Memory = FormatSize(o.Memory)
+	}
+	d.Path = a.Volume.Path
+	if major, ok := majorVersion(o.Image); ok && a.Volume.PathByMajor[major] != "" {
+		d.Path = a.Volume.PathByMajor[major]
 	}
 	var err error
 	if d.Settings, err = encode(settings); err != nil {

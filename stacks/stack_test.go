@@ -168,3 +168,17 @@ func TestFormatSizeLosesNothing(t *testing.T) {
 		assert.Equal(t, FormatSize(n), want)
 	}
 }
+
+// From major version 18 on, the official image declares its volume one level up:
+// mounted elsewhere, each member would leave an anonymous volume behind.
+func TestGenerateMountsWhereTheImageExpects(t *testing.T) {
+	for image, want := range map[string]string{
+		"postgres:17": "/var/lib/postgresql/data", "postgres:18.1-alpine": "/var/lib/postgresql", "postgres:latest": "/var/lib/postgresql/data",
+	} {
+		stack, err := postgresql(t).Generate(Options{Name: "pg", Image: image})
+		assert.NilError(t, err)
+		s := stack.Config.Services[0]
+		assert.Equal(t, s.Volumes[0].Target, want, image)
+		assert.Equal(t, *s.Environment["PGDATA"], want+"/pgdata", image)
+	}
+}

@@ -1,0 +1,126 @@
+package commands
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/docker/cli/cli/command"
+	"github.com/docker/cli/opts"
+	units "github.com/docker/go-units"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/openmanage/openmanage/cli-plugin/internal/preflight"
+	"github.com/openmanage/openmanage/internal/store"
+	"github.com/openmanage/openmanage/stacks"
+)
+
+// applicationOptions are the flags that describe an application: those of create
+// and generate.
+type applicationOptions struct {
+	replicas   int
+	volumeSize string
+	filesystem string
+	image      string
+	networks   []string
+	publish    []string
+	encrypt    bool
+	cpus       string
+	memory     opts.MemBytes
+	set        []string
+}
+
+func (o *applicationOptions) addTo(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.IntVar(&o.replicas, "replicas", 0, "Number of members (default: the type's)")
+	flags.StringVar(&o.volumeSize, "volume-size", "", "Size of each member's volume, such as 10GiB (default: the type's)")
+	flags.StringVar(&o.filesystem, "filesystem", "", "Filesystem of the volumes: ext4 or xfs")
+	flags.StringVar(&o.image, "image", "", "Image of the members (default: the type's)")
+	flags.StringArrayVar(&o.networks, "network", nil, "Attach the members to an existing overlay network too")
+	flags.StringArrayVarP(&o.publish, "publish", "p", nil, "Publish a port on the nodes that members run on: PUBLISHED[:TARGET]")
+	flags.BoolVar(&o.encrypt, "encrypt-network", false, "Encrypt the application's own network between nodes")
+	flags.StringVar(&o.cpus, "cpus", "", "Limit of processors for each member, such as 1.5")
+	flags.Var(&o.memory, "memory", "Limit of memory for each member, such as 2GiB")
+	flags.StringArrayVar(&o.set, "set", nil, "Set a parameter of the type: KEY=VALUE")
+	_ = cmd.RegisterFlagCompletionFunc("set", completeParameters)
+	_ = cmd.RegisterFlagCompletionFunc("filesystem", completeFixed("ext4", "xfs"))
+}
+
+// resolve turns the flags into options of the type, completed and checked.
+func (o *applicationOptions) resolve(flags *pflag.FlagSet, typeName, name string) (*stacks.App, stacks.Options, error) {
+	catalog, err := stacks.Builtin()
+	if err != nil {
+		return nil, stacks.Options{}, err
+	}
+	app, err := catalog.Find(typeName)
+	if err != nil {
+		return nil, stacks.Options{}, err
+	}
+	result := stacks.Options{
+		Name: name, Members: o.replicas, Image: o.image, Filesystem: o.filesystem, CPUs: o.cpus,
+		Memory: o.memory.Value(), Networks: o.networks, Encrypted: o.encrypt, Parameters: map[string]string{},
+	}
+	var errs []error
+	if flags.Changed("replicas") && o.replicas == 0 {
+		errs = append(errs, fmt.Errorf("%w --replicas 0: %s has %d to %d members", stacks.ErrOption, app.ID, app.Members.Min, app.Members.Max))
+	}
+	if o.volumeSize != "" {
+		size, err := units.RAMInBytes(o.volumeSize)
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("%w --volume-size %q: it is no size; write it like 10GiB", stacks.ErrOption, o.volumeSize))
+		case size == 0:
+			errs = append(errs, fmt.Errorf("%w --volume-size %q: %s needs %s at least", stacks.ErrOption, o.volumeSize, app.ID, app.Volume.MinSize))
+		}
+		result.VolumeSize = size
+	}
+	target := 0
+	if len(app.Ports) > 0 {
+		target = app.Ports[0].Port
+	}
+	for _, s := range o.publish {
+		p, err := stacks.ParsePublish(s, target)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		result.Publish = append(result.Publish, p)
+	}
+	for _, s := range o.set {
+		key, value, ok := strings.Cut(s, "=")
+		if !ok || key == "" {
+			errs = append(errs, fmt.Errorf("%w --set %q: expected KEY=VALUE", stacks.ErrParameter, s))
+			continue
+		}
+		result.Parameters[key] = value
+	}
+	result = app.Complete(result)
+	return app, result, errors.Join(append(errs, app.Check(result))...)
+}
+
+// application reads an application's record, or says what there is instead.
+func application(ctx context.Context, dockerCLI command.Cli, name string) (store.Application, error) {
+	records := store.New(dockerCLI.Client())
+	r, err := store.Get[store.Application](ctx, records, store.KindApplication, name)
+	if err == nil {
+		return r.Value, nil
+	}
+	if !errors.Is(err, store.ErrNotFound) {
+		return store.Application{}, preflight.Explain(ctx, dockerCLI.Client(), err)
+	}
+	all, err := store.List[store.Application](ctx, records, store.KindApplication)
+	if err != nil {
+		return store.Application{}, err
+	}
+	names := make([]string, 0, len(all))
+	for _, a := range all {
+		names = append(names, a.Name)
+	}
+	hint := ""
+	if near := stacks.Nearest(name, names); near != "" {
+		hint = fmt.Sprintf("; did you mean %q?", near)
+	}
+	return store.Application{}, fmt.Errorf("no such application: %s%s\nSee what there is with: docker openmanage ls", name, hint)
+}

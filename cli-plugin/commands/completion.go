@@ -1,0 +1,105 @@
+package commands
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/docker/cli/cli/command"
+	"github.com/docker/cli/cli/command/formatter"
+	"github.com/spf13/cobra"
+
+	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/store"
+	"github.com/openmanage/openmanage/stacks"
+)
+
+// completeRecords offers the names of the records of a kind, up to limit
+// arguments (0: any number).
+func completeRecords[T any](dockerCLI command.Cli, kind store.Kind, limit int, offered func(T) bool) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if limit > 0 && len(args) >= limit {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		ctx := cmd.Context()
+		if ctx == nil {
+			ctx = context.Background()
+		}
+		records, err := store.List[T](ctx, store.New(dockerCLI.Client()), kind)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		var names []string
+		for _, r := range records {
+			if offered(r.Value) && !slices.Contains(args, r.Name) {
+				names = append(names, r.Name)
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+func completeApplications(dockerCLI command.Cli, limit int) cobra.CompletionFunc {
+	return completeRecords(dockerCLI, store.KindApplication, limit, func(a store.Application) bool { return a.Removed == nil })
+}
+
+func completeVolumes(dockerCLI command.Cli) cobra.CompletionFunc {
+	return completeRecords(dockerCLI, store.KindVolume, 0, func(v api.Volume) bool { return v.Owner == nil })
+}
+
+// completeTypes offers the application types for the first argument.
+func completeTypes(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	catalog, err := stacks.Builtin()
+	if err != nil || len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var names []string
+	for _, app := range catalog.Apps() {
+		names = append(names, cobra.CompletionWithDesc(app.ID, app.Title))
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeParameters offers the --set keys of the type in the first argument, and
+// the values of a key that has a fixed set.
+func completeParameters(_ *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+	directive := cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+	catalog, err := stacks.Builtin()
+	if err != nil || len(args) == 0 {
+		return nil, directive
+	}
+	app, err := catalog.Find(args[0])
+	if err != nil {
+		return nil, directive
+	}
+	var offers []string
+	if key, _, hasValue := strings.Cut(toComplete, "="); hasValue {
+		p, err := app.Parameter(key)
+		if err != nil {
+			return nil, directive
+		}
+		values := p.Allowed
+		if p.Type == "boolean" {
+			values = []string{"on", "off"}
+		}
+		for _, v := range values {
+			offers = append(offers, key+"="+v)
+		}
+		return offers, cobra.ShellCompDirectiveNoFileComp
+	}
+	for _, p := range app.Parameters {
+		offers = append(offers, cobra.CompletionWithDesc(p.Name+"=", p.Description))
+	}
+	return offers, directive
+}
+
+func completeFormat(_ *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return []string{formatter.TableFormatKey, formatter.JSONFormatKey}, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeFixed offers a fixed set of values for a flag.
+func completeFixed(values ...string) cobra.CompletionFunc {
+	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return values, cobra.ShellCompDirectiveNoFileComp
+	}
+}

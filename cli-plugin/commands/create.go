@@ -1,0 +1,477 @@
+package commands
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/docker/cli/cli"
+	"github.com/docker/cli/cli/command"
+	"github.com/moby/moby/api/types/swarm"
+	"github.com/moby/moby/client"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/openmanage/openmanage/cli-plugin/internal/claim"
+	"github.com/openmanage/openmanage/cli-plugin/internal/follow"
+	"github.com/openmanage/openmanage/cli-plugin/internal/preflight"
+	"github.com/openmanage/openmanage/cli-plugin/internal/stackdeploy"
+	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/failpoint"
+	"github.com/openmanage/openmanage/internal/store"
+	"github.com/openmanage/openmanage/stacks"
+)
+
+type createOptions struct {
+	applicationOptions
+	typeName         string
+	name             string
+	yes              bool
+	timeout          time.Duration
+	resolveImage     string
+	withRegistryAuth bool
+}
+
+func createCommand(dockerCLI command.Cli) *cobra.Command {
+	var o createOptions
+	cmd := &cobra.Command{
+		Use:   "create [OPTIONS] TYPE NAME",
+		Short: "Create an application and wait until it is healthy",
+		Long: `Create an application: its secrets and its stack, and wait until every member
+is healthy. Run again after a failure, it goes on where it stopped.`,
+		Example: `  docker openmanage create postgresql pg --replicas 3 --volume-size 10GiB
+  docker openmanage create postgresql pg --set max_connections=200`,
+		Args: cli.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.typeName, o.name = args[0], args[1]
+			return runCreate(cmd.Context(), dockerCLI, cmd.Flags(), stackdeploy.NewDocker(cmd), &o)
+		},
+		ValidArgsFunction:     completeTypes,
+		DisableFlagsInUseLine: true,
+	}
+	o.addTo(cmd)
+	flags := cmd.Flags()
+	flags.BoolVarP(&o.yes, "yes", "y", false, "Ask nothing; take up volumes that were kept")
+	flags.DurationVar(&o.timeout, "timeout", 10*time.Minute, "How long to wait until every member is healthy")
+	flags.StringVar(&o.resolveImage, "resolve-image", "always", `Ask the registry for the image ("always", "changed", "never")`)
+	flags.BoolVar(&o.withRegistryAuth, "with-registry-auth", false, "Send registry authentication details to the nodes")
+	_ = cmd.RegisterFlagCompletionFunc("resolve-image", completeFixed("always", "changed", "never"))
+	return cmd
+}
+
+// creation is what a create has found out before it makes anything.
+type creation struct {
+	app      *stacks.App
+	options  stacks.Options
+	services []swarm.Service // of the stack, if it is there already
+	retained []api.Volume    // kept volumes that will be taken up
+	finished bool            // an earlier create has made it
+}
+
+func runCreate(ctx context.Context, dockerCLI command.Cli, flags *pflag.FlagSet, deployer stackdeploy.Deployer, o *createOptions) error {
+	app, options, err := o.resolve(flags, o.typeName, o.name)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains([]string{"always", "changed", "never"}, o.resolveImage) {
+		return fmt.Errorf("%w --resolve-image %q: expected always, changed or never", stacks.ErrOption, o.resolveImage)
+	}
+	c := &creation{app: app, options: options}
+	if err := c.preflight(ctx, dockerCLI, flags, o); err != nil {
+		return err
+	}
+	if c.finished {
+		return c.followExisting(ctx, dockerCLI, o)
+	}
+	if err := c.confirm(ctx, dockerCLI, o.yes); err != nil {
+		return err
+	}
+	return c.run(ctx, dockerCLI, deployer, o)
+}
+
+// preflight checks, before anything is made, all that can be checked.
+func (c *creation) preflight(ctx context.Context, dockerCLI command.Cli, flags *pflag.FlagSet, o *createOptions) error {
+	docker := dockerCLI.Client()
+	info, err := preflight.Manager(ctx, docker)
+	if err != nil {
+		return err
+	}
+	if _, err := preflight.Installed(ctx, docker, info); err != nil {
+		return err
+	}
+	nodes, err := preflight.Nodes(ctx, docker)
+	if err != nil {
+		return err
+	}
+	if err := preflight.Plugins(nodes); err != nil {
+		return err
+	}
+	if err := c.lookForName(ctx, docker); err != nil {
+		return err
+	}
+	if err := c.lookForEarlier(ctx, docker, flags); err != nil || c.finished {
+		return err
+	}
+	fresh, err := c.lookForVolumes(ctx, docker, flags)
+	if err != nil {
+		return err
+	}
+	if fresh > 0 {
+		if err := preflight.Space(nodes, fresh, c.options.VolumeSize); err != nil {
+			return err
+		}
+	}
+	if err := c.lookForNetworks(ctx, docker); err != nil {
+		return err
+	}
+	if o.resolveImage == "never" {
+		return nil
+	}
+	return c.lookForImage(ctx, dockerCLI)
+}
+
+// lookForName refuses a name that belongs to something that is not ours.
+func (c *creation) lookForName(ctx context.Context, docker client.APIClient) error {
+	name := c.options.Name
+	// One list for both: the stack's services, and services that only have the names.
+	res, err := docker.ServiceList(ctx, client.ServiceListOptions{})
+	if err != nil {
+		return preflight.Explain(ctx, docker, err)
+	}
+	for _, s := range res.Items {
+		mine := s.Spec.Labels[api.LabelApplication] == name
+		inStack := s.Spec.Labels[stackdeploy.NamespaceLabel] == name
+		switch {
+		case inStack && !mine:
+			return fmt.Errorf("the name %s is taken by a stack that is not OpenManage's (service %s)\nChoose another name, or see it with: docker stack services %s", name, s.Spec.Name, name)
+		case inStack:
+			c.services = append(c.services, s)
+		case mine:
+			return fmt.Errorf("the name %s is taken: service %s says that it is its application, but is not of the stack %s\nChoose another name, or remove it: docker service rm %s", name, s.Spec.Name, name, s.Spec.Name)
+		case serviceOf(name, s.Spec.Name, c.options.Members):
+			return fmt.Errorf("the service name %s is taken by another service\nChoose another name than %s", s.Spec.Name, name)
+		}
+	}
+	for _, s := range c.services {
+		if t := s.Spec.Labels[api.LabelType]; t != c.app.ID {
+			return fmt.Errorf("the name %s is taken by an application of type %s\nChoose another name", name, t)
+		}
+	}
+	return nil
+}
+
+func serviceOf(application, service string, members int) bool {
+	for slot := 1; slot <= members; slot++ {
+		if service == fmt.Sprintf("%s_%d", application, slot) {
+			return true
+		}
+	}
+	return false
+}
+
+// lookForEarlier finds out whether the application exists, and refuses options
+// that differ from what it was created with.
+func (c *creation) lookForEarlier(ctx context.Context, docker client.APIClient, flags *pflag.FlagSet) error {
+	records := store.New(docker)
+	app, err := store.Get[store.Application](ctx, records, store.KindApplication, c.options.Name)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+	case err != nil:
+		return err
+	case app.Value.Type != c.app.ID:
+		return fmt.Errorf("the name %s is taken: its kept volumes are of type %s\nChoose another name, or delete them: docker openmanage volume rm", c.options.Name, app.Value.Type)
+	}
+	if len(c.services) == 0 {
+		return nil
+	}
+	op, err := store.Get[store.Operation](ctx, records, store.KindOperation, claim.Name(c.options.Name))
+	switch {
+	case errors.Is(err, store.ErrNotFound): // deployed by hand from a file
+	case err != nil:
+		return err
+	case op.Value.State != store.OperationDone:
+		return nil // it failed or was cut short: go on
+	}
+	c.finished = true
+	if diff := differences(c.options, flags, c.services); len(diff) > 0 {
+		n := c.options.Name
+		return fmt.Errorf("%s exists already, with other options:\n  %s\n"+
+			"create does not change what exists. To change it, edit its stack and deploy it again:\n"+
+			"  docker openmanage generate %s %s … > %s.yml && docker stack deploy -c %s.yml %s",
+			n, strings.Join(diff, "\n  "), c.app.ID, n, n, n, n)
+	}
+	return nil
+}
+
+// differences says how the options that were given as flags differ from deployed
+// services.
+func differences(o stacks.Options, flags *pflag.FlagSet, services []swarm.Service) []string {
+	var diff []string
+	say := func(flag string, given, is any) {
+		if g, i := fmt.Sprint(given), fmt.Sprint(is); g != i {
+			diff = append(diff, fmt.Sprintf("--%s is %s, you ask for %s", flag, i, g))
+		}
+	}
+	spec := services[0].Spec
+	container := spec.TaskTemplate.ContainerSpec
+	if container == nil {
+		return nil
+	}
+	if flags.Changed("replicas") {
+		say("replicas", o.Members, len(services))
+	}
+	if flags.Changed("image") {
+		say("image", o.Image, shortImage(container.Image))
+	}
+	for _, m := range container.Mounts {
+		if m.Source != spec.Labels[api.LabelVolume] || m.VolumeOptions == nil || m.VolumeOptions.DriverConfig == nil {
+			continue
+		}
+		options := m.VolumeOptions.DriverConfig.Options
+		if flags.Changed("volume-size") {
+			say("volume-size", stacks.FormatSize(o.VolumeSize), options[api.OptionSize])
+		}
+		if flags.Changed("filesystem") {
+			say("filesystem", o.Filesystem, options[api.OptionFilesystem])
+		}
+	}
+	limits := swarm.Limit{}
+	if r := spec.TaskTemplate.Resources; r != nil && r.Limits != nil {
+		limits = *r.Limits
+	}
+	if flags.Changed("memory") {
+		say("memory", stacks.FormatSize(o.Memory), stacks.FormatSize(limits.MemoryBytes))
+	}
+	if flags.Changed("cpus") {
+		say("cpus", o.CPUs, fmt.Sprint(float64(limits.NanoCPUs)/1e9))
+	}
+	deployed := map[string]string{}
+	if label := spec.Labels[api.LabelParameters]; label != "" {
+		_ = json.Unmarshal([]byte(label), &deployed) // a label that was spoilt differs in every key
+	}
+	for _, key := range slices.Sorted(maps.Keys(o.Parameters)) {
+		is, ok := deployed[key]
+		if !ok {
+			is = "not set"
+		}
+		say("set "+key, o.Parameters[key], is)
+	}
+	return diff
+}
+
+// lookForVolumes finds the volumes of the members that exist, and returns how many
+// are to be made.
+func (c *creation) lookForVolumes(ctx context.Context, docker client.APIClient, flags *pflag.FlagSet) (fresh int, err error) {
+	records, err := store.List[api.Volume](ctx, store.New(docker), store.KindVolume)
+	if err != nil {
+		return 0, err
+	}
+	byName := map[string]api.Volume{}
+	for _, r := range records {
+		byName[r.Name] = r.Value
+	}
+	c.options.Volumes = map[string]api.VolumeSpec{}
+	for slot := 1; slot <= c.options.Members; slot++ {
+		name := stacks.MemberName(c.options.Name, slot)
+		v, ok := byName[name]
+		if !ok {
+			fresh++
+			continue
+		}
+		switch {
+		case v.Application != c.options.Name:
+			return 0, fmt.Errorf("the volume name %s is taken by a volume that is not of %s\nChoose another name, or delete it: docker openmanage volume rm %s --yes-delete-data", name, c.options.Name, name)
+		case v.Purging:
+			return 0, fmt.Errorf("the volume %s is being deleted\nTry again in a moment", name)
+		case flags.Changed("volume-size") && v.Size != c.options.VolumeSize:
+			return 0, fmt.Errorf("the volume %s exists with %s, you ask for %s\nLeave --volume-size out to take it up as it is", name, stacks.FormatSize(v.Size), stacks.FormatSize(c.options.VolumeSize))
+		case flags.Changed("filesystem") && v.Filesystem != c.options.Filesystem:
+			return 0, fmt.Errorf("the volume %s exists with %s, you ask for %s\nLeave --filesystem out to take it up as it is", name, v.Filesystem, c.options.Filesystem)
+		}
+		c.options.Volumes[name] = v.VolumeSpec
+		if v.Retained {
+			c.retained = append(c.retained, v)
+		}
+	}
+	return fresh, nil
+}
+
+func (c *creation) lookForNetworks(ctx context.Context, docker client.APIClient) error {
+	for _, name := range c.options.Networks {
+		res, err := docker.NetworkInspect(ctx, name, client.NetworkInspectOptions{Scope: "swarm"})
+		if err != nil {
+			return fmt.Errorf("--network %s: %w\nMake it with: docker network create --driver overlay --attachable %s", name, err, name)
+		}
+		if res.Network.Driver != "overlay" {
+			return fmt.Errorf("--network %s: its driver is %s; members on several nodes need an overlay network", name, res.Network.Driver)
+		}
+	}
+	return nil
+}
+
+// lookForImage asks the registry, through the daemon, whether the image is there.
+func (c *creation) lookForImage(ctx context.Context, dockerCLI command.Cli) error {
+	auth, err := command.RetrieveAuthTokenFromImage(dockerCLI.ConfigFile(), c.options.Image)
+	if err != nil {
+		return fmt.Errorf("credentials for image %s: %w", c.options.Image, err)
+	}
+	_, err = dockerCLI.Client().DistributionInspect(ctx, c.options.Image, client.DistributionInspectOptions{EncodedRegistryAuth: auth})
+	if err == nil || ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("the image %s cannot be pulled: %w\nCheck its name. For a private registry: docker login, and add --with-registry-auth\nIf the nodes have the image and no registry does, add --resolve-image never", c.options.Image, err)
+}
+
+// confirm shows what will be made. It asks on a terminal; elsewhere it goes on
+// unless there is something that only a person can decide.
+func (c *creation) confirm(ctx context.Context, dockerCLI command.Cli, yes bool) error {
+	o, out := c.options, dockerCLI.Err()
+	if yes {
+		return nil
+	}
+	terminal := dockerCLI.In().IsTerminal() && dockerCLI.Out().IsTerminal()
+	if !terminal {
+		if len(c.retained) == 0 {
+			return nil
+		}
+		return fmt.Errorf("volumes of an earlier %s are kept: %s\nTo take them up with their data, add --yes; or choose another name", o.Name, volumeNames(c.retained))
+	}
+	fmt.Fprintf(out, "%s %s: %d members of %s, %s each (%s)\n", c.app.Title, o.Name, o.Members, o.Image, stacks.FormatSize(o.VolumeSize), o.Filesystem)
+	question := "Create it?"
+	if len(c.retained) > 0 {
+		fmt.Fprintf(out, "Volumes of an earlier %s are kept and will be taken up with their data:\n", o.Name)
+		for _, v := range c.retained {
+			fmt.Fprintf(out, "  %s  %s\n", v.Name, stacks.FormatSize(v.Size))
+		}
+		question = "Take them up?"
+	}
+	ok, err := ask(ctx, dockerCLI, question)
+	if err == nil && !ok {
+		return errors.New("nothing was made")
+	}
+	return err
+}
+
+func volumeNames(volumes []api.Volume) string {
+	names := make([]string, 0, len(volumes))
+	for _, v := range volumes {
+		names = append(names, v.Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// run makes the application under a claim.
+func (c *creation) run(ctx context.Context, dockerCLI command.Cli, deployer stackdeploy.Deployer, o *createOptions) (err error) {
+	docker, clock := dockerCLI.Client(), claim.SystemClock{}
+	stack, err := c.app.Generate(c.options)
+	if err != nil {
+		return err
+	}
+	request, err := json.Marshal(c.options)
+	if err != nil {
+		return err
+	}
+	held, taken, err := claim.Take(ctx, store.New(docker), c.options.Name, string(request), clock, func(op store.Operation) {
+		fmt.Fprintf(dockerCLI.Err(), "%s: looking whether %s still creates it\n", c.options.Name, op.By)
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		// The record of how it ended is worth a moment even after Ctrl-C.
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if endErr := taken.End(end, clock, err); endErr != nil && err == nil {
+			err = endErr
+		}
+	}()
+	failpoint.Hit("create:claimed")
+	err = c.make(held, dockerCLI, deployer, taken, stack, o)
+	if err != nil {
+		return c.explainFailure(ctx, held, err)
+	}
+	fmt.Fprintf(dockerCLI.Out(), "%s is healthy. Next: docker openmanage connect %s\n", c.options.Name, c.options.Name)
+	return nil
+}
+
+func (c *creation) make(ctx context.Context, dockerCLI command.Cli, deployer stackdeploy.Deployer, taken *claim.Claim, stack *stacks.Stack, o *createOptions) error {
+	docker, name := dockerCLI.Client(), c.options.Name
+	taken.Step(ctx, "secrets")
+	for _, s := range c.app.Secrets {
+		made, err := ensureSecret(ctx, docker, c.app.ID, name, s.Name)
+		if err != nil {
+			return err
+		}
+		word := "made"
+		if !made {
+			word = "is there"
+		}
+		fmt.Fprintf(dockerCLI.Err(), "secret %s %s\n", stacks.SecretName(name, s.Name), word)
+		failpoint.Hit("create:secret." + s.Name)
+	}
+	taken.Step(ctx, "stack")
+	if err := deployer.Deploy(ctx, name, stack.YAML, stackdeploy.Options{ResolveImage: o.resolveImage, WithRegistryAuth: o.withRegistryAuth}); err != nil {
+		return err
+	}
+	fmt.Fprintf(dockerCLI.Err(), "stack %s deployed\n", name)
+	failpoint.Hit("create:deployed")
+	taken.Step(ctx, "members")
+	if err := follow.Healthy(ctx, docker, name, memberNames(name, c.options.Members), screen(dockerCLI), o.timeout); err != nil {
+		return err
+	}
+	failpoint.Hit("create:healthy")
+	return nil
+}
+
+// explainFailure adds to an error what is there now and how to go on.
+func (c *creation) explainFailure(ctx, held context.Context, err error) error {
+	n := c.options.Name
+	next := fmt.Sprintf("What was made stays. To go on, run the same command again; to undo: docker openmanage rm %s", n)
+	switch {
+	case ctx.Err() != nil:
+		return cli.StatusError{StatusCode: 130, Cause: ctx.Err(), Status: fmt.Sprintf("interrupted: %s is not yet healthy. Swarm goes on starting what was deployed.\n%s", n, next)}
+	case errors.Is(context.Cause(held), claim.ErrLost):
+		return fmt.Errorf("%w\nSee how it is with: docker openmanage ps %s", context.Cause(held), n)
+	}
+	return fmt.Errorf("%w\n%s\nSee more with: docker openmanage ps %s; docker openmanage logs %s", err, next, n, n)
+}
+
+// followExisting waits for an application that was created before.
+func (c *creation) followExisting(ctx context.Context, dockerCLI command.Cli, o *createOptions) error {
+	fmt.Fprintf(dockerCLI.Err(), "%s exists already, as asked\n", c.options.Name)
+	members := make([]string, 0, len(c.services))
+	for _, s := range c.services {
+		members = append(members, s.Spec.Labels[api.LabelMember])
+	}
+	slices.Sort(members)
+	if err := follow.Healthy(ctx, dockerCLI.Client(), c.options.Name, members, screen(dockerCLI), o.timeout); err != nil {
+		return err
+	}
+	fmt.Fprintf(dockerCLI.Out(), "%s is healthy\n", c.options.Name)
+	return nil
+}
+
+func memberNames(application string, members int) []string {
+	names := make([]string, 0, members)
+	for slot := 1; slot <= members; slot++ {
+		names = append(names, stacks.MemberName(application, slot))
+	}
+	return names
+}
+
+// screen shows progress on the error stream, so that the output can be piped.
+func screen(dockerCLI command.Cli) *follow.Screen {
+	var width func() int
+	if dockerCLI.Err().IsTerminal() {
+		width = func() int {
+			_, w := dockerCLI.Err().GetTtySize()
+			return int(w)
+		}
+	}
+	return follow.NewScreen(dockerCLI.Err(), width)
+}

@@ -1,0 +1,173 @@
+package commands
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/docker/cli/cli"
+	"github.com/docker/cli/cli/command"
+	"github.com/docker/cli/cli/command/formatter"
+	units "github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/openmanage/openmanage/cli-plugin/internal/live"
+	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/store"
+)
+
+type psOptions struct {
+	name   string
+	format string
+	quiet  bool
+}
+
+func psCommand(dockerCLI command.Cli) *cobra.Command {
+	var o psOptions
+	cmd := &cobra.Command{
+		Use:   "ps [OPTIONS] APPLICATION",
+		Short: "List an application's members",
+		Args:  cli.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.name = args[0]
+			return runPS(cmd.Context(), dockerCLI, o)
+		},
+		ValidArgsFunction:     completeApplications(dockerCLI, 1),
+		DisableFlagsInUseLine: true,
+	}
+	formatFlag(cmd.Flags(), &o.format)
+	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "Only display member names")
+	_ = cmd.RegisterFlagCompletionFunc("format", completeFormat)
+	return cmd
+}
+
+// livePatience is how long ps waits for the manager's word on the lag.
+const livePatience = 3 * time.Second
+
+func runPS(ctx context.Context, dockerCLI command.Cli, o psOptions) error {
+	app, err := application(ctx, dockerCLI, o.name)
+	if err != nil {
+		return err
+	}
+	stale := make(chan error, 1)
+	go func() { stale <- leaderWarning(ctx, dockerCLI, store.New(dockerCLI.Client())) }()
+	var status live.Status
+	if !o.quiet {
+		liveCtx, cancel := context.WithTimeout(ctx, livePatience)
+		status, _ = live.Read(liveCtx, dockerCLI.Client()) // without it the lag is "-"
+		cancel()
+	}
+	rows := make([]*memberRow, 0, len(app.Members))
+	for _, m := range app.Members {
+		r := &memberRow{m: m, removed: app.Removed != nil}
+		r.live, r.known = status.Member(m.Name)
+		rows = append(rows, r)
+	}
+	quiet := ""
+	if o.quiet {
+		quiet = "{{.Member}}"
+	}
+	err = writeTable(dockerCLI, o.format, `{{.Member}}\t{{.Role}}\t{{.Node}}\t{{.State}}\t{{.Lag}}\t{{.Volume}}\t{{.Since}}\t{{.Message}}`, quiet, newMemberRow(), rows)
+	if app.Removed != nil {
+		fmt.Fprintf(dockerCLI.Err(), "%s was removed %s; its volumes are kept. Take them up again with: docker openmanage create %s %s\n", app.Name, ago(*app.Removed), app.Type, app.Name)
+	}
+	for _, p := range app.Problems {
+		fmt.Fprintln(dockerCLI.Err(), "problem:", p)
+	}
+	if warning := <-stale; warning != nil {
+		fmt.Fprintln(dockerCLI.Err(), "warning:", warning)
+	}
+	return err
+}
+
+type memberRow struct {
+	formatter.HeaderContext
+	m       store.Member
+	live    api.MemberStatus
+	known   bool // live
+	removed bool
+}
+
+func newMemberRow() *memberRow {
+	return &memberRow{HeaderContext: formatter.HeaderContext{Header: formatter.SubHeaderContext{
+		"Member": "MEMBER", "Role": "ROLE", "Node": "NODE", "State": "STATE", "Health": "HEALTH", "Lag": "LAG", "LagBytes": "LAG BYTES",
+		"Volume": "VOLUME", "Since": "SINCE", "SinceAt": "SINCE", "Message": "MESSAGE", "Service": "SERVICE", "Pinned": "PINNED", "Version": "VERSION", "Sync": "SYNC",
+	}}}
+}
+
+// MarshalJSON makes --format json print the fields.
+func (r *memberRow) MarshalJSON() ([]byte, error) { return formatter.MarshalJSON(r) }
+
+func (r *memberRow) Member() string { return r.m.Name }
+func (r *memberRow) Role() string   { return dash(string(r.m.Role)) }
+func (r *memberRow) Node() string   { return dash(r.m.Hostname) }
+
+func (r *memberRow) State() string {
+	if r.removed {
+		return "removed"
+	}
+	if r.m.State == "" {
+		return "unknown"
+	}
+	if r.m.State == api.StateRunning && !r.m.Healthy {
+		return "running (unhealthy)"
+	}
+	if r.m.Healthy {
+		return string(r.m.State) + " (healthy)"
+	}
+	return string(r.m.State)
+}
+
+func (r *memberRow) Health() string {
+	if r.m.Healthy {
+		return "healthy"
+	}
+	return "unhealthy"
+}
+
+// Lag is how far the member is behind the primary.
+func (r *memberRow) Lag() string {
+	if !r.known || r.m.Role == api.RolePrimary || r.live.LagBytes < 0 || r.live.State != api.StateRunning {
+		return "-"
+	}
+	lag := units.BytesSize(float64(r.live.LagBytes))
+	if r.live.LagSeconds >= 1 {
+		lag += fmt.Sprintf(" (%.0fs)", r.live.LagSeconds)
+	}
+	return lag
+}
+
+func (r *memberRow) LagBytes() string {
+	if !r.known || r.live.LagBytes < 0 {
+		return "-1"
+	}
+	return fmt.Sprint(r.live.LagBytes)
+}
+func (r *memberRow) Volume() string { return r.m.Volume }
+func (r *memberRow) Since() string  { return ago(r.m.Since) }
+func (r *memberRow) SinceAt() string {
+	return r.m.Since.Local().Format(time.DateTime)
+}
+
+func (r *memberRow) Message() string {
+	var parts []string
+	if r.m.Pinned {
+		parts = append(parts, "pinned to "+r.m.Hostname+": node-local data")
+	}
+	if r.m.Message != "" {
+		parts = append(parts, r.m.Message)
+	}
+	return strings.Join(parts, "; ")
+}
+func (r *memberRow) Service() string { return r.m.Service }
+func (r *memberRow) Pinned() string  { return fmt.Sprint(r.m.Pinned) }
+func (r *memberRow) Version() string { return r.live.Version }
+func (r *memberRow) Sync() string    { return fmt.Sprint(r.live.Sync) }
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

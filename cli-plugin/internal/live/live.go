@@ -1,0 +1,162 @@
+// Package live asks OpenManage's manager on the node that the CLI talks to, by
+// running a command in its container through Docker's API: what no record holds,
+// because it changes all the time, and a session on the primary. It needs no
+// port and no password beside the Docker context.
+package live
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/docker/cli/cli"
+	"github.com/docker/cli/cli/command"
+	"github.com/moby/moby/api/pkg/stdcopy"
+	"github.com/moby/moby/client"
+
+	"github.com/openmanage/openmanage/cli-plugin/internal/preflight"
+	"github.com/openmanage/openmanage/internal/api"
+)
+
+// ErrNoManager: no manager runs on the node that the CLI talks to.
+var ErrNoManager = errors.New("OpenManage's manager does not run on this node")
+
+// Status is what `openmanage status --json` prints in a manager's container: the
+// last word of every member's agent, as the leading manager heard it.
+type Status struct {
+	Members []api.MemberStatus `json:"members"`
+}
+
+// Member returns the status of a member, or false.
+func (s Status) Member(name string) (api.MemberStatus, bool) {
+	i := slices.IndexFunc(s.Members, func(m api.MemberStatus) bool { return m.Member == name })
+	if i < 0 {
+		return api.MemberStatus{}, false
+	}
+	return s.Members[i], true
+}
+
+// StatusCommand is run in the manager's container for Status.
+func StatusCommand() []string { return []string{"openmanage", "status", "--json"} }
+
+// ExecCommand is run in the manager's container for a session on the primary of
+// an application.
+func ExecCommand(application string, tty bool, args []string) []string {
+	cmd := []string{"openmanage", "exec", "--application", application}
+	if tty {
+		cmd = append(cmd, "--tty")
+	}
+	return append(append(cmd, "--"), args...)
+}
+
+// manager returns the ID of the manager's container on this node.
+func manager(ctx context.Context, docker client.APIClient) (string, error) {
+	res, err := docker.ContainerList(ctx, client.ContainerListOptions{
+		Filters: make(client.Filters).Add("label", "com.docker.swarm.service.name="+preflight.ManagerService).Add("status", "running"),
+	})
+	if err != nil {
+		return "", preflight.Explain(ctx, docker, err)
+	}
+	if len(res.Items) == 0 {
+		return "", fmt.Errorf("%w\nLook at it with: docker service ps --no-trunc %s\nOr install it: docker openmanage install", ErrNoManager, preflight.ManagerService)
+	}
+	return res.Items[0].ID, nil
+}
+
+// Read asks the manager for the members' live status.
+func Read(ctx context.Context, docker client.APIClient) (Status, error) {
+	var status Status
+	id, err := manager(ctx, docker)
+	if err != nil {
+		return status, err
+	}
+	created, err := docker.ExecCreate(ctx, id, client.ExecCreateOptions{AttachStdout: true, AttachStderr: true, Cmd: StatusCommand()})
+	if err != nil {
+		return status, fmt.Errorf("ask the manager for the members' status: %w", err)
+	}
+	res, err := docker.ExecAttach(ctx, created.ID, client.ExecAttachOptions{})
+	if err != nil {
+		return status, fmt.Errorf("ask the manager for the members' status: %w", err)
+	}
+	defer res.Close()
+	stop := context.AfterFunc(ctx, res.Close) // a read does not heed the context
+	defer stop()
+	var stdout, stderr bytes.Buffer
+	if _, err := stdcopy.StdCopy(&stdout, &stderr, res.Reader); err != nil {
+		return status, fmt.Errorf("ask the manager for the members' status: %w", err)
+	}
+	if err := json.Unmarshal(stdout.Bytes(), &status); err != nil {
+		return status, fmt.Errorf("the manager's answer about the members cannot be read: %w: %s", err, strings.TrimSpace(stderr.String()))
+	}
+	return status, nil
+}
+
+// detachKeys take the place of Docker's ctrl-p,ctrl-q, which would swallow psql's
+// ctrl-p.
+const detachKeys = "ctrl-^,ctrl-^,ctrl-_"
+
+// Exec runs a program beside the primary of an application, with the streams of
+// streams, and returns a cli.StatusError with its exit code if that is not 0.
+func Exec(ctx context.Context, dockerCLI command.Cli, application string, args []string) error {
+	docker := dockerCLI.Client()
+	id, err := manager(ctx, docker)
+	if err != nil {
+		return err
+	}
+	tty := dockerCLI.In().IsTerminal() && dockerCLI.Out().IsTerminal()
+	options := client.ExecCreateOptions{
+		AttachStdin: true, AttachStdout: true, AttachStderr: true,
+		TTY: tty, DetachKeys: detachKeys,
+		Cmd: ExecCommand(application, tty, args),
+	}
+	var size client.ConsoleSize
+	if tty {
+		size.Height, size.Width = dockerCLI.Out().GetTtySize()
+		options.ConsoleSize = size
+	}
+	created, err := docker.ExecCreate(ctx, id, options)
+	if err != nil {
+		return fmt.Errorf("connect to %s through the manager: %w", application, err)
+	}
+	res, err := docker.ExecAttach(ctx, created.ID, client.ExecAttachOptions{TTY: tty, ConsoleSize: size})
+	if err != nil {
+		return fmt.Errorf("connect to %s through the manager: %w", application, err)
+	}
+	defer res.Close()
+	stop := context.AfterFunc(ctx, res.Close)
+	defer stop()
+
+	if tty {
+		if err := dockerCLI.In().SetRawTerminal(); err != nil {
+			return fmt.Errorf("switch the terminal to raw mode: %w", err)
+		}
+		defer dockerCLI.In().RestoreTerminal()
+		defer followSize(ctx, dockerCLI, created.ID)()
+	}
+	// Our input may stay open for ever; the output's end is the end.
+	go func() {
+		_, _ = io.Copy(res.Conn, dockerCLI.In())
+		_ = res.CloseWrite()
+	}()
+	if tty {
+		_, err = io.Copy(dockerCLI.Out(), res.Reader)
+	} else {
+		_, err = stdcopy.StdCopy(dockerCLI.Out(), dockerCLI.Err(), res.Reader)
+	}
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("the connection to %s broke: %w", application, err)
+	}
+	inspect, err := docker.ExecInspect(context.WithoutCancel(ctx), created.ID, client.ExecInspectOptions{})
+	if err != nil {
+		return fmt.Errorf("read how the session on %s ended: %w", application, err)
+	}
+	if inspect.ExitCode != 0 {
+		return cli.StatusError{StatusCode: inspect.ExitCode}
+	}
+	return nil
+}
