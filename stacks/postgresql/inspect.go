@@ -1,0 +1,145 @@
+package postgresql
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/memberagent"
+)
+
+// Inspect tells an empty volume from one with a database, and a primary's data
+// from a standby's. Only the absence of pgdata, or an empty folder of that name,
+// is empty: anything else that is not whole is damage, and an error.
+func (s *server) Inspect(ctx context.Context) (memberagent.Data, error) {
+	empty, err := isEmpty(s.dir)
+	if err != nil {
+		return memberagent.Data{}, fmt.Errorf("look into the data directory: %w", err)
+	}
+	if empty {
+		// A database that a user put into the volume's root must not be passed over.
+		if found, err := exists(s.volume, "PG_VERSION"); err != nil || found {
+			return memberagent.Data{}, errors.Join(err, fmt.Errorf("there is a PostgreSQL database in the root of the data volume (%s) and none in %s; move it into %s, or use another volume", s.volume, s.dir, filepath.Base(s.dir)))
+		}
+		return memberagent.Data{Empty: true}, nil
+	}
+	if err := s.checkMajor(ctx); err != nil {
+		return memberagent.Data{}, err
+	}
+	control, err := s.controlData(ctx, s.dir)
+	if err != nil {
+		return memberagent.Data{}, err
+	}
+	data := memberagent.Data{SystemID: control["Database system identifier"]}
+	if data.SystemID == "" {
+		return memberagent.Data{}, fmt.Errorf("pg_controldata does not say the system identifier of %s", s.dir)
+	}
+	data.Timeline, _ = strconv.Atoi(control["Latest checkpoint's TimeLineID"])
+	standby, err := exists(s.dir, "standby.signal")
+	if err != nil {
+		return memberagent.Data{}, err
+	}
+	recovery, err := exists(s.dir, "recovery.signal")
+	if err != nil {
+		return memberagent.Data{}, err
+	}
+	switch state := control["Database cluster state"]; {
+	case standby:
+		data.Role = api.RoleStandby
+	case recovery:
+		return memberagent.Data{}, fmt.Errorf("%s asks for a recovery by hand (recovery.signal); finish it, or remove that file", s.dir)
+	case state == "in archive recovery", state == "shut down in recovery":
+		// Started as it is, it would become a primary with data of a standby.
+		return memberagent.Data{}, fmt.Errorf("the data in %s was a standby's (%s) and its standby.signal is missing; make that file again if it is a standby", s.dir, state)
+	default:
+		data.Role = api.RolePrimary
+	}
+	return data, nil
+}
+
+// checkMajor: data of one major version cannot be opened by another's server.
+func (s *server) checkMajor(ctx context.Context) error {
+	data, err := os.ReadFile(filepath.Join(s.dir, "PG_VERSION"))
+	if err != nil {
+		return fmt.Errorf("%s is not empty, but no whole database: %w; restore it, or look at what is there; nothing is changed", s.dir, err)
+	}
+	text, err := s.processes.Output(ctx, s.quiet("postgres", "--version"))
+	if err != nil {
+		return fmt.Errorf("ask the image's postgres for its version: %w", err)
+	}
+	// postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)
+	_, version, _ := strings.Cut(text, "(PostgreSQL) ")
+	image := version[:len(version)-len(strings.TrimLeft(version, "0123456789"))]
+	if have := strings.TrimSpace(string(data)); have != image {
+		return fmt.Errorf("the data is of PostgreSQL %s, the image of %s; changing the image does not upgrade a major version: go back to an image postgres:%s", have, image, have)
+	}
+	return nil
+}
+
+// controlData is what pg_controldata prints, by label.
+type controlData map[string]string
+
+func (s *server) controlData(ctx context.Context, dir string) (controlData, error) {
+	text, err := s.processes.Output(ctx, s.quiet("pg_controldata", "-D", dir))
+	if err != nil {
+		return nil, fmt.Errorf("read the control file of %s: %w", dir, err)
+	}
+	control := controlData{}
+	for line := range strings.Lines(text) {
+		if label, value, ok := strings.Cut(line, ":"); ok {
+			control[label] = strings.TrimSpace(value)
+		}
+	}
+	return control, nil
+}
+
+// settings are those that a standby must not have lower than its primary had when
+// the WAL was written (documentation of PostgreSQL, "Hot Standby", "Administrator's
+// Overview").
+func (c controlData) settings() map[string]int {
+	settings := map[string]int{}
+	for _, name := range []string{"max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_xacts", "max_locks_per_xact"} {
+		n, err := strconv.Atoi(c[name+" setting"])
+		if err != nil {
+			continue
+		}
+		switch name {
+		case "max_prepared_xacts":
+			name = "max_prepared_transactions"
+		case "max_locks_per_xact":
+			name = "max_locks_per_transaction"
+		}
+		settings[name] = n
+	}
+	return settings
+}
+
+func isEmpty(dir string) (bool, error) {
+	d, err := os.Open(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer d.Close()
+	_, err = d.Readdirnames(1)
+	if errors.Is(err, io.EOF) {
+		return true, nil
+	}
+	return false, err
+}
+
+func exists(dir, name string) (bool, error) {
+	_, err := os.Lstat(filepath.Join(dir, name))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
