@@ -59,8 +59,8 @@ func post[T any](handle func(context.Context, swarmpki.Peer, T) (any, error)) fu
 	}
 }
 
-// serve answers on the manager's port until ctx ends.
-func (m *Manager) serve(ctx context.Context) error {
+// handler answers the whole API.
+func (m *Manager) handler() http.Handler {
 	mux := http.NewServeMux()
 	for pattern, rt := range m.routes() {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { m.answer(w, r, rt) })
@@ -68,8 +68,13 @@ func (m *Manager) serve(ctx context.Context) error {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusNotFound, refuse(api.ErrInvalid, "there is no %s %s; plugin and manager may be of different versions", r.Method, r.URL.Path))
 	})
+	return mux
+}
+
+// serve answers on the manager's port until ctx ends.
+func (m *Manager) serve(ctx context.Context) error {
 	server := &http.Server{
-		Handler: mux, TLSConfig: m.id.ServerConfig(), BaseContext: func(net.Listener) context.Context { return ctx },
+		Handler: m.handler(), TLSConfig: m.id.ServerConfig(), BaseContext: func(net.Listener) context.Context { return ctx },
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
 		ErrorLog: m.log.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 	}
