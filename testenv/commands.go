@@ -43,7 +43,7 @@ func rootCommand() *cobra.Command {
 	root.PersistentFlags().StringVar(&s.stateDir, "state-dir", host.DefaultStateDir, "where everything is stored")
 	root.PersistentFlags().BoolVarP(&s.quiet, "quiet", "q", false, "do not report progress")
 	root.AddCommand(
-		upCommand(s), downCommand(s), statusCommand(s), addCommand(s), execCommand(s),
+		upCommand(s), downCommand(s), statusCommand(s), addCommand(s), execCommand(s), imagesCommand(s),
 		cutCommand(s), healCommand(s), restartDockerCommand(s), killPluginCommand(s),
 		nodeCommand(s, "kill", "Switch nodes off, as a power cut does", (*cluster.Node).Kill),
 		nodeCommand(s, "start", "Switch nodes on again", func(n *cluster.Node, ctx context.Context) error {
