@@ -52,7 +52,7 @@ func runPS(ctx context.Context, dockerCLI command.Cli, o psOptions) error {
 	}
 	stale := make(chan error, 1)
 	go func() { stale <- leaderWarning(ctx, dockerCLI, store.New(dockerCLI.Client())) }()
-	var status live.Status
+	var status api.LiveStatus
 	if !o.quiet {
 		liveCtx, cancel := context.WithTimeout(ctx, livePatience)
 		status, _ = live.Read(liveCtx, dockerCLI.Client()) // without it the lag is "-"
@@ -61,7 +61,7 @@ func runPS(ctx context.Context, dockerCLI command.Cli, o psOptions) error {
 	rows := make([]*memberRow, 0, len(app.Members))
 	for _, m := range app.Members {
 		r := &memberRow{m: m, removed: app.Removed != nil}
-		r.live, r.known = status.Member(m.Name)
+		r.live, r.known = live.Member(status, m.Name)
 		rows = append(rows, r)
 	}
 	quiet := ""
@@ -84,7 +84,7 @@ func runPS(ctx context.Context, dockerCLI command.Cli, o psOptions) error {
 type memberRow struct {
 	formatter.HeaderContext
 	m       store.Member
-	live    api.MemberStatus
+	live    api.LiveMember
 	known   bool // live
 	removed bool
 }

@@ -26,22 +26,16 @@ import (
 // ErrNoManager: no manager runs on the node that the CLI talks to.
 var ErrNoManager = errors.New("OpenManage's manager does not run on this node")
 
-// Status is what `openmanage status --json` prints in a manager's container: the
-// last word of every member's agent, as the leading manager heard it.
-type Status struct {
-	Members []api.MemberStatus `json:"members"`
-}
-
-// Member returns the status of a member, or false.
-func (s Status) Member(name string) (api.MemberStatus, bool) {
-	i := slices.IndexFunc(s.Members, func(m api.MemberStatus) bool { return m.Member == name })
+// Member returns the newest word of a member, or false.
+func Member(s api.LiveStatus, name string) (api.LiveMember, bool) {
+	i := slices.IndexFunc(s.Members, func(m api.LiveMember) bool { return m.Member == name })
 	if i < 0 {
-		return api.MemberStatus{}, false
+		return api.LiveMember{}, false
 	}
 	return s.Members[i], true
 }
 
-// StatusCommand is run in the manager's container for Status.
+// StatusCommand is run in the manager's container for api.LiveStatus.
 func StatusCommand() []string { return []string{"openmanage", "status", "--json"} }
 
 // ExecCommand is run in the manager's container for a session on the primary of
@@ -69,8 +63,8 @@ func manager(ctx context.Context, docker client.APIClient) (string, error) {
 }
 
 // Read asks the manager for the members' live status.
-func Read(ctx context.Context, docker client.APIClient) (Status, error) {
-	var status Status
+func Read(ctx context.Context, docker client.APIClient) (api.LiveStatus, error) {
+	var status api.LiveStatus
 	id, err := manager(ctx, docker)
 	if err != nil {
 		return status, err

@@ -188,6 +188,8 @@ func (n NodeState) Problem() string {
 	switch {
 	case n.Record == nil:
 		return "the plugin has not reported yet"
+	case n.Record.Problem != "" && !n.Record.Reporting:
+		return n.Record.Problem
 	case !n.Record.Reporting:
 		return "the plugin has not reported since " + n.Record.Since.Local().Format(time.DateTime)
 	case n.Record.Storage.Error != "":

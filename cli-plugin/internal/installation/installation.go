@@ -1,0 +1,197 @@
+// Package installation is OpenManage's own stack: the manager and the network
+// helper, which brings the volume plugin to each node; and the check that all of
+// it works on every node.
+package installation
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+	"text/template"
+	"time"
+
+	"github.com/docker/cli/cli/compose/loader"
+	"github.com/docker/cli/cli/compose/types"
+	"github.com/moby/moby/api/types/swarm"
+	"github.com/moby/moby/client"
+
+	"github.com/openmanage/openmanage/cli-plugin/internal/preflight"
+	"github.com/openmanage/openmanage/cli-plugin/internal/stackdeploy"
+	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/store"
+)
+
+//go:embed stack.yaml.tmpl
+var source string
+
+// VersionLabel marks OpenManage's own services.
+const VersionLabel = "openmanage.version"
+
+// Options of an installation.
+type Options struct {
+	Version  string
+	Image    string
+	Plugin   string // reference of the volume plugin
+	DataDir  string // folder on every node for the images of volumes; "": the plugin's default
+	RootDir  string // the engine's data root
+	LogLevel string
+}
+
+// DefaultRootDir is where the engine keeps its data if nothing else is said; the
+// plugin's own default agrees with it.
+const DefaultRootDir = "/var/lib/docker"
+
+// PluginSettings are what is set of the plugin, KEY=VALUE separated by blanks.
+func (o Options) PluginSettings() string {
+	var settings []string
+	if o.DataDir != "" {
+		settings = append(settings, "data.source="+o.DataDir)
+	}
+	if o.RootDir != DefaultRootDir {
+		settings = append(settings, "swarm.source="+o.SwarmDir())
+	}
+	return strings.Join(settings, " ")
+}
+
+// SwarmDir is where the node's Swarm certificate lies.
+func (o Options) SwarmDir() string { return path.Join(o.RootDir, "swarm") }
+
+// Stack renders OpenManage's stack.
+func Stack(o Options) ([]byte, error) {
+	for what, dir := range map[string]string{"--data": o.DataDir, "the engine's data root": o.RootDir} {
+		if dir != "" && (!path.IsAbs(dir) || strings.ContainsAny(dir, " \t\n")) {
+			return nil, fmt.Errorf("%s: %q: expected an absolute path without blanks", what, dir)
+		}
+	}
+	tmpl, err := template.New("openmanage").Delims("[[", "]]").Funcs(template.FuncMap{
+		"quote": func(s string) string {
+			return "'" + strings.NewReplacer("'", "''", "$", "$$").Replace(s) + "'"
+		},
+	}).Parse(source)
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	if err := tmpl.Execute(&out, o); err != nil {
+		return nil, err
+	}
+	dict, err := loader.ParseYAML(out.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	_, err = loader.Load(types.ConfigDetails{WorkingDir: "/", ConfigFiles: []types.ConfigFile{{Filename: "openmanage.yml", Config: dict}}})
+	return out.Bytes(), err
+}
+
+// ErrAutolock: the Swarm encrypts the keys of its managers.
+var ErrAutolock = errors.New("the Swarm has autolock on")
+
+// CheckAutolock refuses a Swarm with autolock: its managers' keys are encrypted, so
+// that OpenManage cannot prove who it is.
+func CheckAutolock(ctx context.Context, docker client.APIClient) error {
+	res, err := docker.SwarmInspect(ctx, client.SwarmInspectOptions{})
+	if err != nil {
+		return preflight.Explain(ctx, docker, err)
+	}
+	if !res.Swarm.Spec.EncryptionConfig.AutoLockManagers {
+		return nil
+	}
+	return fmt.Errorf("%w: the private keys of its managers are encrypted on disk, and OpenManage uses them to prove who it is\nSwitch it off with: docker swarm update --autolock=false", ErrAutolock)
+}
+
+// NodeReport is how OpenManage is on one node.
+type NodeReport struct {
+	Hostname string
+	Version  string
+	OK       bool
+	Problem  string
+}
+
+// Check looks once at every node that is up. ready is true when all are well and a
+// manager leads.
+func Check(ctx context.Context, docker client.APIClient, now time.Time) (reports []NodeReport, leader string, ready bool, err error) {
+	nodes, err := preflight.Nodes(ctx, docker)
+	if err != nil {
+		return nil, "", false, err
+	}
+	tasks, err := stackdeploy.Tasks(ctx, docker, api.StackName)
+	if err != nil {
+		return nil, "", false, err
+	}
+	services, err := docker.ServiceList(ctx, client.ServiceListOptions{Filters: make(client.Filters).Add("label", stackdeploy.NamespaceLabel+"="+api.StackName), Status: true})
+	if err != nil {
+		return nil, "", false, err
+	}
+	ready = len(services.Items) >= 2
+	names := map[string]string{}
+	for _, s := range services.Items {
+		names[s.ID] = s.Spec.Name
+		if s.UpdateStatus != nil && s.UpdateStatus.State == swarm.UpdateStateUpdating {
+			ready = false
+		}
+	}
+	record, err := store.Get[store.Leader](ctx, store.New(docker), store.KindLeader, store.LeaderName)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		ready = false
+	case err != nil:
+		return nil, "", false, err
+	case preflight.Fresh(record, now):
+		leader = record.Value.Hostname
+	default:
+		ready = false
+	}
+	for _, n := range nodes {
+		if !n.Expected() {
+			continue
+		}
+		r := NodeReport{Hostname: n.Node.Description.Hostname, Problem: taskProblem(n.Node, names, tasks)}
+		if n.Record != nil {
+			r.Version = n.Record.Version
+		}
+		if r.Problem == "" {
+			r.Problem = n.Problem()
+		}
+		r.OK = r.Problem == ""
+		ready = ready && r.OK
+		reports = append(reports, r)
+	}
+	return reports, leader, ready, nil
+}
+
+// taskProblem says which of our services does not run on a node, and why.
+func taskProblem(node swarm.Node, services map[string]string, tasks []swarm.Task) string {
+	var problems []string
+	for id, name := range services {
+		if name == preflight.ManagerService && node.Spec.Role != swarm.NodeRoleManager {
+			continue
+		}
+		newest, found := swarm.Task{}, false
+		running := false
+		for _, t := range tasks {
+			if t.ServiceID != id || t.NodeID != node.ID {
+				continue
+			}
+			running = running || t.Status.State == swarm.TaskStateRunning && t.DesiredState == swarm.TaskStateRunning
+			if !found || t.CreatedAt.After(newest.CreatedAt) {
+				newest, found = t, true
+			}
+		}
+		switch {
+		case running:
+		case !found && node.Spec.Availability == swarm.NodeAvailabilityDrain:
+			// Swarm takes services off a drained node. Its plugin goes on.
+		case !found:
+			problems = append(problems, name+" is not there yet")
+		case newest.Status.Err != "":
+			problems = append(problems, fmt.Sprintf("%s is %s: %s", name, newest.Status.State, newest.Status.Err))
+		default:
+			problems = append(problems, fmt.Sprintf("%s is %s", name, newest.Status.State))
+		}
+	}
+	return strings.Join(problems, "; ")
+}
