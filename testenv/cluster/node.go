@@ -160,7 +160,8 @@ func (n *Node) KillPlugin(ctx context.Context, name string) error {
 	return nil
 }
 
-func (n *Node) socket() string { return filepath.Join(n.cluster.socketDir(n.Number), "docker.sock") }
+// Socket is where the node's engine answers on this machine, whatever its network.
+func (n *Node) Socket() string { return filepath.Join(n.cluster.socketDir(n.Number), "docker.sock") }
 
 func (n *Node) waitEngine(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
@@ -196,7 +197,7 @@ func (c *Cluster) refresh(ctx context.Context) error {
 			continue
 		}
 		node := &Node{Number: spec.Number, Name: nodeName(spec.Number), Manager: spec.Manager, Local: spec.Local, cluster: c}
-		if node.client, err = client.New(client.WithHost("unix://" + node.socket())); err != nil {
+		if node.client, err = client.New(client.WithHost("unix://" + node.Socket())); err != nil {
 			return err
 		}
 		c.nodes = append(c.nodes, node)

@@ -165,7 +165,7 @@ func (c *Cluster) ensureContext(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	endpoint := "unix://" + node.socket()
+	endpoint := "unix://" + node.Socket()
 	out, _, err := host.Output(ctx, "docker", "context", "inspect", ContextName, "--format", "{{.Endpoints.docker.Host}}")
 	verb := "update"
 	if err != nil {

@@ -3,6 +3,7 @@ package images
 import (
 	"archive/tar"
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 	"io"
@@ -25,24 +26,20 @@ const (
 // binaryPath is where image and plugin have OpenManage's binary.
 const binaryPath = "/usr/local/bin/openmanage"
 
+//go:embed base.sh
+var baseScript string
+
 // baseRecipe makes what OpenManage's binary needs around it: the tools for
-// filesystems and certificate authorities. Only the packages' files, no package
-// manager and no shell scripts.
+// filesystems with their libraries, and certificate authorities.
 func baseRecipe() Recipe {
 	return Recipe{
 		Name:    "base",
 		Suite:   "trixie",
 		Variant: "extract",
 		Packages: []string{
-			"base-files", "libc6", "e2fsprogs", "logsave", "xfsprogs", "mount", "util-linux", "ca-certificates",
+			"base-files", "libc6", "dash", "coreutils", "e2fsprogs", "xfsprogs", "mount", "util-linux", "ca-certificates",
 		},
-		After: []string{
-			// What the packages' scripts would have done.
-			`mkdir -p "$1/etc/ssl/certs" && cat "$1"/usr/share/ca-certificates/mozilla/*.crt > "$1/etc/ssl/certs/ca-certificates.crt"`,
-			`echo 'root:x:0:0:root:/root:/usr/sbin/nologin' > "$1/etc/passwd" && echo 'root:x:0:' > "$1/etc/group"`,
-			`ldconfig -r "$1"`,
-			dropDocumentation,
-		},
+		Select: baseScript,
 	}
 }
 

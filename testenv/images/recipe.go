@@ -30,6 +30,9 @@ type Recipe struct {
 	Files map[string]File
 	// After are shell commands that run last; "$1" is the root filesystem.
 	After []string
+	// Select is a shell script that runs when mmdebstrap has ended, and may
+	// rebuild all of "$1", the root filesystem.
+	Select string
 	// Config are Dockerfile instructions that the image gets (ENV, CMD, …).
 	Config []string
 }
@@ -99,7 +102,7 @@ func mmdebstrap(ctx context.Context, r Recipe, work, result string) error {
 	if err := writeFiles(tree, r.Files); err != nil {
 		return err
 	}
-	args := []string{"--quiet", "--mode=root", "--format=tar", "--variant=" + r.Variant}
+	args := []string{"--quiet", "--mode=root", "--variant=" + r.Variant}
 	for _, option := range options {
 		args = append(args, "--aptopt="+option)
 	}
@@ -115,8 +118,20 @@ func mmdebstrap(ctx context.Context, r Recipe, work, result string) error {
 	}
 	// The machine's download settings are no part of the image.
 	args = append(args, `--customize-hook=rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap"`)
-	args = append(append(args, r.Suite, result), lines...)
-	_, err = host.Run(ctx, "nice", append([]string{"-n", "5", "mmdebstrap"}, args...)...)
+	if r.Select == "" {
+		args = append(append(args, "--format=tar", r.Suite, result), lines...)
+		_, err = host.Run(ctx, "nice", append([]string{"-n", "5", "mmdebstrap"}, args...)...)
+		return err
+	}
+	root := filepath.Join(work, "root")
+	args = append(append(args, "--format=directory", r.Suite, root), lines...)
+	if _, err = host.Run(ctx, "nice", append([]string{"-n", "5", "mmdebstrap"}, args...)...); err != nil {
+		return err
+	}
+	if _, err := host.Run(ctx, "sh", "-c", r.Select, "sh", root); err != nil {
+		return err
+	}
+	_, err = host.Run(ctx, "tar", "--directory", root, "--sort=name", "--numeric-owner", "--create", "--file", result, ".")
 	return err
 }
 
