@@ -1,0 +1,261 @@
+package memberagent_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/memberagent"
+	"github.com/openmanage/openmanage/memberagent/agenttest"
+)
+
+func TestMain(m *testing.M) {
+	agenttest.Main(stubborn{})
+	os.Exit(m.Run())
+}
+
+// stubborn is an engine of shell scripts that no signal but SIGKILL ends and that
+// have children in sessions of their own, as PostgreSQL's are.
+type stubborn struct{}
+
+func (stubborn) Name() string { return "stubborn" }
+func (stubborn) Open(m memberagent.Member) (memberagent.Server, error) {
+	return &stubbornServer{member: m}, nil
+}
+
+type stubbornServer struct {
+	member  memberagent.Member
+	process *memberagent.Process
+}
+
+func (s *stubbornServer) path(name string) string { return filepath.Join(s.member.Data, name) }
+
+func (s *stubbornServer) Inspect(context.Context) (memberagent.Data, error) {
+	role, err := os.ReadFile(s.path("role"))
+	if errors.Is(err, os.ErrNotExist) {
+		return memberagent.Data{Empty: true}, nil
+	}
+	return memberagent.Data{Role: api.Role(role), SystemID: "7"}, err
+}
+
+func (s *stubbornServer) Bootstrap(ctx context.Context, o api.MemberOrders, p memberagent.Progress) error {
+	return os.WriteFile(s.path("role"), []byte(o.Role), 0o600)
+}
+
+func (s *stubbornServer) Join(ctx context.Context, o api.MemberOrders, p memberagent.Progress) error {
+	p("copying for ever")
+	cmd := exec.Command("sh", "-c", "trap '' TERM QUIT INT; sleep 1000")
+	cmd.Dir = s.member.Data
+	return s.member.Processes.Run(ctx, cmd)
+}
+
+func (s *stubbornServer) Start(ctx context.Context, o api.MemberOrders) (*memberagent.Process, error) {
+	cmd := exec.Command("sh", "-c", `trap '' TERM QUIT INT
+setsid sh -c 'trap "" TERM QUIT INT; while :; do sleep 1000; done' &
+(setsid sh -c 'true') &
+while :; do wait; sleep 1000; done`)
+	cmd.Dir = s.member.Data
+	var err error
+	s.process, err = s.member.Processes.Start(ctx, cmd)
+	return s.process, err
+}
+
+func (s *stubbornServer) Probe(_ context.Context, o api.MemberOrders) memberagent.Probe {
+	return memberagent.Probe{Up: true, Healthy: true, Role: o.Role}
+}
+func (s *stubbornServer) Adapt(context.Context, api.MemberOrders) error { return nil }
+func (s *stubbornServer) Stop(context.Context) error                    { return s.process.Signal(syscall.SIGINT) }
+
+func running(s api.MemberStatus) bool { return s.State == api.StateRunning && s.Healthy }
+
+var alone = api.MemberOrders{Role: api.RolePrimary, Primary: "pg-1", Members: []string{"pg-1"}, Term: 3}
+
+func started(t *testing.T, env ...string) *agenttest.Member {
+	m := agenttest.New(t, "pg-1", "stubborn", env...)
+	m.Order(alone)
+	m.Start()
+	m.Await("the engine", running)
+	return m
+}
+
+// goneWithin fails if anything works in the volume after the time.
+func goneWithin(t *testing.T, m *agenttest.Member, d time.Duration) {
+	t.Helper()
+	began := time.Now()
+	for len(m.Engines()) > 0 {
+		if time.Since(began) > d {
+			t.Fatalf("after %s processes %v still run", d, m.Engines())
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Logf("gone after %s", time.Since(began))
+}
+
+func TestEngineIsGoneWithinASecondOfALeaseTakenAway(t *testing.T) {
+	m := started(t)
+	m.Answer(func(a *api.AgentAnswer) { a.Lease, a.Reason = 0, "node2 holds the volume" })
+	m.Await("the reason", func(s api.MemberStatus) bool {
+		return s.State == api.StateWaiting && s.Message == "node2 holds the volume"
+	})
+	goneWithin(t, m, time.Second)
+
+	m.Answer(func(a *api.AgentAnswer) { a.Lease, a.Epoch, a.Reason = 2*time.Second, 2, "" })
+	m.Await("the engine again", running)
+}
+
+func TestEngineIsGoneWhenThePluginIsAwayLongerThanTheLease(t *testing.T) {
+	m := started(t)
+	m.CloseSocket()
+	goneWithin(t, m, 2*time.Second+time.Second)
+	m.OpenSocket()
+	m.Await("the engine again", running)
+}
+
+func TestEngineOutlivesAShortAbsenceOfThePlugin(t *testing.T) {
+	m := started(t)
+	before := m.Engines()
+	m.CloseSocket()
+	m.OpenSocket()
+	m.Await("the next report", running)
+	for _, pid := range before {
+		assert.NilError(t, syscall.Kill(pid, 0), "process %d has ended", pid)
+	}
+}
+
+func TestAgentPausedBeyondTheLeaseEndsTheEngineFirst(t *testing.T) {
+	m := started(t)
+	before := m.Engines()
+	m.Signal(syscall.SIGSTOP)
+	time.Sleep(2500 * time.Millisecond) // the pause itself
+	m.Signal(syscall.SIGCONT)
+	// The plugin still gives the lease: the gap alone must end what ran over it.
+	agenttest.Eventually(t, func() error {
+		for _, pid := range m.Engines() {
+			if slices.Contains(before, pid) {
+				return fmt.Errorf("process %d runs on after the pause", pid)
+			}
+		}
+		return nil
+	})
+	m.Await("the engine again", running)
+}
+
+func TestNoEngineWithoutOrders(t *testing.T) {
+	m := agenttest.New(t, "pg-1", "stubborn")
+	m.Start()
+	s := m.Await("waiting", func(s api.MemberStatus) bool { return strings.Contains(s.Message, "orders") })
+	assert.Equal(t, s.State, api.StateWaiting)
+	assert.Equal(t, len(m.Engines()), 0)
+}
+
+func TestNothingIsTouchedOnTheWrongDevice(t *testing.T) {
+	m := agenttest.New(t, "pg-1", "stubborn")
+	m.Order(alone)
+	m.Answer(func(a *api.AgentAnswer) { a.Device = "7:99" })
+	m.Start()
+	m.Await("the refusal", func(s api.MemberStatus) bool {
+		return s.State == api.StateFailed && strings.Contains(s.Message, "not on this member's volume")
+	})
+	left, err := os.ReadDir(m.Volume)
+	assert.NilError(t, err)
+	assert.Equal(t, len(left), 0)
+	_, err = memberagent.Health(t.Context(), memberagent.Config{Application: "pg", Member: "pg-1"})
+	assert.ErrorContains(t, err, "not on this member's volume")
+}
+
+func TestOneEngineOnAVolumeThatTwoAgentsSee(t *testing.T) {
+	m := started(t)
+	second := agenttest.New(t, "pg-1b", "stubborn")
+	assert.NilError(t, os.Remove(second.Volume))
+	assert.NilError(t, os.Symlink(m.Volume, second.Volume))
+	second.Order(api.MemberOrders{Role: api.RolePrimary, Primary: "pg-1b", Members: []string{"pg-1b"}})
+	second.Start()
+	second.Await("words that name the holder", func(s api.MemberStatus) bool {
+		return s.State == api.StateWaiting && strings.Contains(s.Message, "task task-of-pg-1,")
+	})
+	// The engine outlives its agent, as it can where the agent is not PID 1.
+	m.Signal(syscall.SIGKILL)
+	m.Wait()
+	assert.Assert(t, len(m.Engines()) > 0)
+	second.Await("still waiting", func(s api.MemberStatus) bool { return s.State == api.StateWaiting })
+	m.KillAll()
+	second.Await("its turn", running)
+}
+
+func TestLeavingGivesUpOnAStubbornServerAfterItsGrace(t *testing.T) {
+	m := started(t, memberagent.EnvStopGrace+"=300ms")
+	m.Signal(syscall.SIGTERM)
+	assert.Equal(t, m.Wait(), 0)
+	assert.Equal(t, len(m.Engines()), 0)
+	assert.Equal(t, m.Status().State, api.StateStopped)
+}
+
+func TestLeavingEndsACopy(t *testing.T) {
+	m := agenttest.New(t, "pg-1", "stubborn")
+	m.Order(api.MemberOrders{Role: api.RoleStandby, Primary: "pg-2", Members: []string{"pg-1", "pg-2"}, Initialized: true})
+	m.Start()
+	m.Await("the copy", func(s api.MemberStatus) bool { return s.Message == "copying for ever" })
+	m.Signal(syscall.SIGINT)
+	assert.Equal(t, m.Wait(), 0)
+	assert.Equal(t, len(m.Engines()), 0)
+}
+
+func TestServerThatIsKilledIsStartedAgain(t *testing.T) {
+	m := started(t)
+	for _, pid := range m.Engines() {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	m.Await("the failure", func(s api.MemberStatus) bool { return strings.Contains(s.Message, "ended by itself") })
+	m.Await("the engine again", running)
+}
+
+func TestAnotherRoleEndsTheServer(t *testing.T) {
+	m := started(t, memberagent.EnvStopGrace+"=100ms")
+	m.Order(api.MemberOrders{Role: api.RoleStandby, Primary: "pg-2", Members: []string{"pg-1", "pg-2"}, Term: 4})
+	m.Await("the refusal", func(s api.MemberStatus) bool { return strings.Contains(s.Message, "two primaries") })
+	goneWithin(t, m, time.Second)
+	// A leader of before does not bring it back.
+	m.Order(alone)
+	for range 3 {
+		m.Await("a report", func(api.MemberStatus) bool { return true })
+	}
+	assert.Equal(t, len(m.Engines()), 0)
+}
+
+func TestOrphansAreReaped(t *testing.T) {
+	m := started(t)
+	agenttest.Eventually(t, func() error {
+		out, err := exec.Command("ps", "-o", "stat=", "--ppid", fmt.Sprint(m.Pid())).CombinedOutput()
+		if err != nil {
+			return err
+		}
+		if strings.Contains(string(out), "Z") {
+			return fmt.Errorf("zombies: %s", out)
+		}
+		return nil
+	})
+}
+
+func TestHealthSpeaksOfAWaitingMemberAsHealthy(t *testing.T) {
+	m := agenttest.New(t, "pg-1", "stubborn")
+	config := memberagent.Config{Application: "pg", Member: "pg-1"}
+	_, err := memberagent.Health(t.Context(), config)
+	assert.ErrorContains(t, err, "no agent of pg-1")
+	m.Answer(func(a *api.AgentAnswer) { a.Lease, a.Reason = 0, "node2 holds the volume" })
+	m.Start()
+	m.Await("waiting", func(s api.MemberStatus) bool { return s.Message == "node2 holds the volume" })
+	line, err := memberagent.Health(t.Context(), config)
+	assert.NilError(t, err)
+	assert.Equal(t, line, "waiting (node2 holds the volume)")
+}
