@@ -19,11 +19,8 @@ import (
 	"github.com/openmanage/openmanage/internal/api"
 	"github.com/openmanage/openmanage/internal/swarmpki"
 	"github.com/openmanage/openmanage/internal/version"
-	"github.com/openmanage/openmanage/memberagent"
 	"github.com/openmanage/openmanage/networkplugin"
-	"github.com/openmanage/openmanage/stacks/postgresql"
 	"github.com/openmanage/openmanage/swarmmanager"
-	"github.com/openmanage/openmanage/volumeplugin"
 )
 
 // Where services and plugin find the host's folders.

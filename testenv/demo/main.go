@@ -1,0 +1,138 @@
+// Command demo shows the main job on a real Swarm on this machine: a database
+// whose primary's node dies, and that comes back elsewhere as the same member,
+// with the same volume, name and rows.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/openmanage/openmanage/testenv/cluster"
+	"github.com/openmanage/openmanage/testenv/product"
+	"github.com/openmanage/openmanage/testenv/progress"
+)
+
+// rows is how many the demo writes before the node dies.
+const rows = 1000
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, progress.To(os.Stdout)); err != nil {
+		fmt.Fprintln(os.Stderr, "demo: failed:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, say *progress.Reporter) error {
+	c, err := cluster.Up(ctx, cluster.Options{Nodes: 3, Managers: 3, Images: []string{"postgres:17"}, Progress: say})
+	if err != nil {
+		return err
+	}
+	if err := c.Heal(ctx); err != nil {
+		return err
+	}
+	p, err := product.Build(ctx, c)
+	if err != nil {
+		return err
+	}
+	say.Step("docker openmanage install")
+	if err := p.Install(ctx); err != nil {
+		return err
+	}
+	say.Step("docker openmanage create postgresql pg --replicas 3 --volume-size 1GiB")
+	if _, err := p.CLI(ctx, "create", "postgresql", "pg", "--replicas", "3", "--volume-size", "1GiB", "--yes"); err != nil {
+		return err
+	}
+	members, err := p.WaitHealthy(ctx, "pg", 3, 5*time.Minute)
+	if err != nil {
+		return err
+	}
+	show(members)
+	say.Step("writing %d rows", rows)
+	if _, err := p.SQL(ctx, "pg", fmt.Sprintf(
+		`DROP TABLE IF EXISTS demo; CREATE TABLE demo (id int PRIMARY KEY); INSERT INTO demo SELECT generate_series(1, %d)`, rows)); err != nil {
+		return err
+	}
+	primary := members[0]
+	node, err := nodeNamed(c, primary.Node)
+	if err != nil {
+		return err
+	}
+	if node == p.Via {
+		if p.Via, err = c.Node(node.Number%3 + 1); err != nil {
+			return err
+		}
+	}
+	say.Step("killing %s, the node under the primary %s", node.Name, primary.Member)
+	killed := time.Now()
+	if err := node.Kill(ctx); err != nil {
+		return err
+	}
+	var count string
+	err = product.Until(ctx, 3*time.Minute, "the primary back on another node", func(ctx context.Context) error {
+		now, err := p.Members(ctx, "pg")
+		if err != nil {
+			return err
+		}
+		if now[0].Node == primary.Node || now[0].Health != "healthy" {
+			return fmt.Errorf("%s is %s on %s: %s", now[0].Member, now[0].State, now[0].Node, now[0].Message)
+		}
+		count, err = p.SQL(ctx, "pg", "SELECT count(*) FROM demo")
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	failover := time.Since(killed)
+	say.Step("%s answers on another node after %.1f s, with %s of %d rows", primary.Member, failover.Seconds(), count, rows)
+	if members, err = p.WaitHealthy(ctx, "pg", 3, 3*time.Minute); err != nil {
+		return err
+	}
+	show(members)
+	if members[0].Volume != primary.Volume {
+		return fmt.Errorf("%s has volume %s, it had %s", members[0].Member, members[0].Volume, primary.Volume)
+	}
+	streaming, err := p.SQL(ctx, "pg", "SELECT string_agg(application_name, ' ' ORDER BY application_name) FROM pg_stat_replication WHERE state = 'streaming'")
+	if err != nil {
+		return err
+	}
+	say.Step("streaming again: %s", streaming)
+	if len(strings.Fields(streaming)) != 2 {
+		return fmt.Errorf("%q stream from the primary, two standbys should", streaming)
+	}
+	say.Step("starting %s again", node.Name)
+	if err := node.Start(ctx); err != nil {
+		return err
+	}
+	if err := c.WaitReady(ctx); err != nil {
+		return err
+	}
+	if count != fmt.Sprint(rows) {
+		return fmt.Errorf("%s of %d rows are there", count, rows)
+	}
+	fmt.Printf("demo: ok failover=%.1fs rows=%s/%d\n", failover.Seconds(), count, rows)
+	return nil
+}
+
+func nodeNamed(c *cluster.Cluster, name string) (*cluster.Node, error) {
+	for _, n := range c.Nodes() {
+		if n.Name == name {
+			return n, nil
+		}
+	}
+	return nil, errors.New("the Swarm names a node that the test environment does not have: " + name)
+}
+
+func show(members []product.Member) {
+	fmt.Printf("        %-8s %-8s %-7s %-18s %-8s %s\n", "MEMBER", "ROLE", "NODE", "STATE", "LAG", "VOLUME")
+	for _, m := range members {
+		fmt.Printf("        %-8s %-8s %-7s %-18s %-8s %s\n", m.Member, m.Role, m.Node, m.State, m.Lag, m.Volume)
+	}
+}
