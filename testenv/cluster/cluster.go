@@ -141,7 +141,8 @@ func (c *Cluster) Heal(ctx context.Context) error {
 		if err := n.Start(ctx); err != nil {
 			return err
 		}
-		return n.Heal(ctx)
+		// Every node drops its own rules, so both ends of a cut are healed.
+		return n.heal(ctx, netip.Addr{})
 	})
 	if err != nil {
 		return err

@@ -55,7 +55,10 @@ func (n *Node) Kill(ctx context.Context) error {
 	if err := n.end(ctx); err != nil {
 		return err
 	}
-	return n.cluster.release(ctx, mounts)
+	if err := n.cluster.release(ctx, mounts); err != nil {
+		return err
+	}
+	return n.cluster.sweep()
 }
 
 // end kills the container and waits until nothing of it is left.
@@ -187,40 +190,44 @@ func (c *Cluster) release(ctx context.Context, mounts []loopMount) error {
 	return nil
 }
 
-// sweep frees the loop devices of the storage that no node has mounted. A node
-// that died between attaching and mounting leaves one; while nodes work it
-// could also be one that is about to be mounted, so it is looked at twice.
+// sweep frees the loop devices of the storage that a dead node had attached but
+// not yet mounted. Nothing says directly whose a device is, but the kernel
+// names a file whose mount is gone by its path within that mount.
 func (c *Cluster) sweep() error {
-	before, err := c.idleLoops()
-	if err != nil || len(before) == 0 {
-		return err
-	}
-	time.Sleep(2 * time.Second) // the time that a mount takes, not a state to poll
-	after, err := c.idleLoops()
+	loops, err := c.Host.StorageLoops()
 	if err != nil {
 		return err
 	}
-	for _, loop := range after {
-		if slices.Contains(before, loop) {
-			if err := loop.Detach(); err != nil {
-				return err
-			}
+	loops = slices.DeleteFunc(loops, func(l host.Loop) bool { return !c.isOrphan(l) })
+	if len(loops) == 0 {
+		return nil
+	}
+	pids, err := host.PIDs(func(int) bool { return true })
+	if err != nil {
+		return err
+	}
+	mounts := loopMountsOf(pids)
+	for _, loop := range loops {
+		mounted := slices.ContainsFunc(mounts, func(m loopMount) bool { return m.minor == loop.Minor })
+		if mounted {
+			continue // a container holds it, although the plugin that mounted it is gone
+		}
+		if err := loop.Detach(); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func (c *Cluster) idleLoops() ([]host.Loop, error) {
-	loops, err := c.Host.StorageLoops()
-	if err != nil {
-		return nil, err
+// isOrphan says whether the mount through which the loop device's file was
+// opened is gone.
+func (c *Cluster) isOrphan(loop host.Loop) bool {
+	path := loop.BackingPath()
+	for _, node := range c.Nodes() {
+		var stat unix.Stat_t
+		if path != "" && unix.Stat(filepath.Join(node.Storage(), path), &stat) == nil && stat.Ino == loop.BackingInode {
+			return true
+		}
 	}
-	pids, err := host.PIDs(func(int) bool { return true })
-	if err != nil {
-		return nil, err
-	}
-	mounts := loopMountsOf(pids)
-	return slices.DeleteFunc(loops, func(l host.Loop) bool {
-		return slices.ContainsFunc(mounts, func(m loopMount) bool { return m.minor == l.Minor })
-	}), nil
+	return false
 }

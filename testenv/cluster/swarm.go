@@ -203,38 +203,67 @@ func (c *Cluster) Leader(ctx context.Context) (*Node, error) {
 
 // swarmNodes is what the majority of the managers say about the nodes. One
 // manager's word is not enough: a leader that was cut off calls itself the
-// leader for some seconds more.
+// leader for some seconds more. It returns as soon as a majority agrees, and
+// does not wait for managers that hang.
 func (c *Cluster) swarmNodes(ctx context.Context) ([]swarm.Node, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	var mu sync.Mutex
-	votes := map[string]int{}
-	views := map[string][]swarm.Node{}
-	err := c.each(func(n *Node) error {
-		list, err := n.client.NodeList(ctx, client.NodeListOptions{})
-		if err != nil && !n.Manager {
-			return nil // workers do not know
+	nodes := c.Nodes()
+	answers := make(chan answer, len(nodes))
+	managers := 0
+	for _, node := range nodes {
+		if node.Manager {
+			managers++
 		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", n.Name, err)
+		go func() {
+			list, err := node.client.NodeList(ctx, client.NodeListOptions{})
+			if err != nil {
+				err = fmt.Errorf("%s: %w", node.Name, err)
+			}
+			answers <- answer{node: node, view: list.Items, err: err}
+		}()
+	}
+	return poll(answers, len(nodes), managers/2+1)
+}
+
+// An answer is what one engine says about the Swarm's nodes.
+type answer struct {
+	node *Node
+	view []swarm.Node
+	err  error
+}
+
+// poll counts the answers by the leader that they name, until majority agree or
+// all have answered; then most votes win.
+func poll(answers <-chan answer, count, majority int) ([]swarm.Node, error) {
+	votes := map[string][]answer{}
+	var errs []error
+	for range count {
+		got := <-answers
+		leader := leaderID(got.view)
+		switch {
+		case got.err != nil && !got.node.Manager: // workers do not know
+		case got.err != nil:
+			errs = append(errs, got.err)
+		case leader == "":
+			errs = append(errs, fmt.Errorf("%s knows no leader", got.node.Name))
+		default:
+			votes[leader] = append(votes[leader], got)
 		}
-		leader := leaderID(list.Items)
-		mu.Lock()
-		defer mu.Unlock()
-		votes[leader]++
-		views[leader] = list.Items
-		return nil
-	})
-	best := ""
-	for leader, count := range votes {
-		if leader != "" && (best == "" || count > votes[best]) {
-			best = leader
+		if leader != "" && len(votes[leader]) >= majority {
+			break
 		}
 	}
-	if best == "" {
-		return nil, fmt.Errorf("no manager answers: %w", errors.Join(err, errors.New("no leader")))
+	var best []answer
+	for _, agreeing := range votes {
+		if len(agreeing) > len(best) {
+			best = agreeing
+		}
 	}
-	return views[best], nil
+	if len(best) == 0 {
+		return nil, fmt.Errorf("no manager answers: %w", errors.Join(errs...))
+	}
+	return best[0].view, nil
 }
 
 func leaderID(nodes []swarm.Node) string {

@@ -25,6 +25,16 @@ type Loop struct {
 // Path is the device's name in /dev.
 func (l Loop) Path() string { return fmt.Sprintf("/dev/loop%d", l.Minor) }
 
+// BackingPath is the path of the file behind the device, as far as the kernel
+// can still tell, or "".
+func (l Loop) BackingPath() string {
+	text, err := os.ReadFile(fmt.Sprintf("/sys/block/loop%d/loop/backing_file", l.Minor))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSuffix(strings.TrimSpace(string(text)), " (deleted)")
+}
+
 // Loops returns all attached loop devices.
 func Loops() ([]Loop, error) {
 	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")

@@ -32,7 +32,7 @@ type Recipe struct {
 	After []string
 	// Select is a shell script that runs when mmdebstrap has ended, and may
 	// rebuild all of "$1", the root filesystem.
-	Select string
+	Select string `json:",omitempty"`
 	// Config are Dockerfile instructions that the image gets (ENV, CMD, …).
 	Config []string
 }
