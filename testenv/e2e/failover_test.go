@@ -1,0 +1,164 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
+
+	"github.com/openmanage/openmanage/testenv/product"
+)
+
+// Invariant: a node that dies loses no member; each comes back elsewhere with its
+// volume, its name and its rows.
+func TestNodeKilledMembersComeBackElsewhereWithTheirData(t *testing.T) {
+	s, ctx := swarm(t)
+	before := s.database(t, ctx, 500)
+
+	// One member on the node.
+	dead := s.node(t, before[0].Node)
+	s.lookFrom(t, dead)
+	assert.NilError(t, dead.Kill(ctx))
+	moved := s.waitMoved(t, ctx, before, dead.Name)
+	assert.Equal(t, moved[0].Volume, before[0].Volume)
+	s.sameDatabase(t, ctx, 500)
+	assert.NilError(t, dead.Start(ctx))
+	assert.NilError(t, s.c.WaitReady(ctx))
+
+	// Two members on one node: three members ran on two.
+	crowded := ""
+	on := map[string]int{}
+	for _, m := range moved {
+		if on[m.Node]++; on[m.Node] > 1 {
+			crowded = m.Node
+		}
+	}
+	assert.Assert(t, crowded != "", "no node has two members: %+v", moved)
+	second := s.node(t, crowded)
+	s.lookFrom(t, second)
+	assert.NilError(t, second.Kill(ctx))
+	s.waitMoved(t, ctx, moved, second.Name)
+	s.sameDatabase(t, ctx, 500)
+
+	history, err := s.CLI(ctx, "events", "pg")
+	assert.NilError(t, err)
+	assert.Check(t, is.Contains(history, "moved from node "+dead.Name), history)
+}
+
+// waitMoved waits until every member that was on node is healthy elsewhere, and
+// returns where all are.
+func (s *suite) waitMoved(t *testing.T, ctx context.Context, before []product.Member, node string) []product.Member {
+	t.Helper()
+	var now []product.Member
+	err := product.Until(ctx, 3*time.Minute, "members of "+node+" on other nodes", func(ctx context.Context) error {
+		var err error
+		if now, err = s.Members(ctx, "pg"); err != nil {
+			return err
+		}
+		for i, m := range now {
+			if m.Health != "healthy" || before[i].Node == node && m.Node == node {
+				return fmt.Errorf("%s is %s on %s: %s", m.Member, m.State, m.Node, m.Message)
+			}
+		}
+		return nil
+	})
+	assert.NilError(t, err)
+	return now
+}
+
+// A drained node's members move; the node that is active again takes members.
+func TestDrainedNodesMembersMove(t *testing.T) {
+	s, ctx := swarm(t)
+	before := s.database(t, ctx, 100)
+	node := s.node(t, before[0].Node)
+	_, err := s.Docker(ctx, "node", "update", "--availability", "drain", node.Name)
+	assert.NilError(t, err)
+	s.waitMoved(t, ctx, before, node.Name)
+	s.sameDatabase(t, ctx, 100)
+}
+
+// Two tasks for one member: one runs the engine, the other names who holds it.
+func TestSecondTaskOfAMemberSaysWhoHoldsTheVolume(t *testing.T) {
+	s, ctx := swarm(t)
+	before := s.database(t, ctx, 50)
+	_, err := s.Docker(ctx, "service", "scale", "--detach", "pg_1=2")
+	assert.NilError(t, err)
+	defer func() {
+		_, err := s.Docker(ctx, "service", "scale", "--detach", "pg_1=1")
+		assert.Check(t, err)
+	}()
+	err = product.Until(ctx, 2*time.Minute, "the second task's reason", func(ctx context.Context) error {
+		out, err := s.Docker(ctx, "service", "ps", "pg_1", "--no-trunc", "--format", "{{.Name}} {{.Error}}")
+		if err != nil {
+			return err
+		}
+		if !strings.Contains(out, "is held by") || !strings.Contains(out, before[0].Node) {
+			return fmt.Errorf("tasks: %s", out)
+		}
+		return nil
+	})
+	assert.NilError(t, err)
+	// The first one was not disturbed.
+	s.sameDatabase(t, ctx, 50)
+	after, err := s.Members(ctx, "pg")
+	assert.NilError(t, err)
+	assert.Equal(t, after[0].Node, before[0].Node)
+}
+
+// kill -9 of the plugin under running databases: they do not even notice.
+func TestPluginKilledWhileMountedDisturbsNoDatabase(t *testing.T) {
+	s, ctx := swarm(t)
+	members := s.database(t, ctx, 50)
+	started := s.startTime(t, ctx)
+	for range 2 {
+		for _, n := range s.c.Nodes() {
+			assert.NilError(t, n.KillPlugin(ctx, "openmanage"))
+		}
+	}
+	s.sameDatabase(t, ctx, 50)
+	assert.Equal(t, s.startTime(t, ctx), started, "the server was restarted")
+
+	// And the plugin still knows what it holds: the member can be moved.
+	node := s.node(t, members[0].Node)
+	_, err := s.Docker(ctx, "node", "update", "--availability", "drain", node.Name)
+	assert.NilError(t, err)
+	s.waitMoved(t, ctx, members, node.Name)
+	s.sameDatabase(t, ctx, 50)
+}
+
+func (s *suite) startTime(t *testing.T, ctx context.Context) string {
+	t.Helper()
+	out, err := s.SQL(ctx, "pg", "SELECT pg_postmaster_start_time()")
+	assert.NilError(t, err)
+	return out
+}
+
+// A restart of dockerd, in order and by kill -9, needs no hand.
+func TestEngineRestartBringsTheSameMembersBack(t *testing.T) {
+	s, ctx := swarm(t)
+	for _, kill := range []bool{false, true} {
+		members := s.database(t, ctx, 70)
+		node := s.node(t, members[0].Node)
+		assert.NilError(t, node.RestartDocker(ctx, kill))
+		assert.NilError(t, s.c.WaitReady(ctx))
+		s.sameDatabase(t, ctx, 70)
+	}
+}
+
+// All nodes lose power at once.
+func TestAllNodesAtOnceComeBackWithTheSameDatabase(t *testing.T) {
+	s, ctx := swarm(t)
+	s.database(t, ctx, 90)
+	for _, n := range s.c.Nodes() {
+		assert.NilError(t, n.Kill(ctx))
+	}
+	for _, n := range s.c.Nodes() {
+		assert.NilError(t, n.Start(ctx))
+	}
+	assert.NilError(t, s.c.WaitReady(ctx))
+	s.sameDatabase(t, ctx, 90)
+}

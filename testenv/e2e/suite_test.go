@@ -1,0 +1,185 @@
+// Package e2e shows on a real Swarm what OpenManage promises, and tries to break
+// it. All tests share one Swarm of three managers (testenv); each leaves it whole.
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/openmanage/openmanage/internal/failpoint"
+	"github.com/openmanage/openmanage/testenv/cluster"
+	"github.com/openmanage/openmanage/testenv/product"
+	"github.com/openmanage/openmanage/testenv/progress"
+)
+
+// failpoints is the folder on a node in which a file arms a point of its manager.
+const failpoints = "/var/run/openmanage-failpoints"
+
+// suite is the Swarm with OpenManage on it.
+type suite struct {
+	*product.Product
+	c *cluster.Cluster
+}
+
+var prepared = sync.OnceValues(func() (*suite, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
+	defer cancel()
+	c, err := cluster.Up(ctx, cluster.Options{
+		Nodes: 3, Managers: 3, Images: []string{"postgres:17", "debian:trixie-slim"}, Progress: progress.To(os.Stderr),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Heal(ctx); err != nil {
+		return nil, err
+	}
+	p, err := product.Build(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.Install(ctx); err != nil {
+		return nil, err
+	}
+	return &suite{Product: p, c: c}, nil
+})
+
+// swarm returns the Swarm, whole and with OpenManage installed. What the test
+// breaks is mended after it.
+func swarm(t *testing.T) (*suite, context.Context) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs a Swarm: not with -short")
+	}
+	s, err := prepared()
+	assert.NilError(t, err, "the Swarm could not be set up")
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
+	t.Cleanup(func() {
+		heal, done := context.WithTimeout(context.Background(), 5*time.Minute)
+		defer done()
+		s.Via, _ = s.c.Node(1)
+		assert.Check(t, s.c.Heal(heal))
+		cancel()
+	})
+	return s, ctx
+}
+
+// long tells whether the long forms are to run (make chaos).
+func long() bool { return os.Getenv("OPENMANAGE_LONG") != "" }
+
+func (s *suite) node(t *testing.T, name string) *cluster.Node {
+	t.Helper()
+	for _, n := range s.c.Nodes() {
+		if n.Name == name {
+			return n
+		}
+	}
+	t.Fatalf("the test environment has no node %q", name)
+	return nil
+}
+
+// other returns a node that is not one of those.
+func (s *suite) other(t *testing.T, not ...*cluster.Node) *cluster.Node {
+	t.Helper()
+next:
+	for _, n := range s.c.Nodes() {
+		if n.Local {
+			continue
+		}
+		for _, x := range not {
+			if x.Number == n.Number {
+				continue next
+			}
+		}
+		return n
+	}
+	t.Fatal("there is no other node")
+	return nil
+}
+
+// lookFrom has commands go through a node that is not n.
+func (s *suite) lookFrom(t *testing.T, n *cluster.Node) {
+	t.Helper()
+	if s.Via.Number == n.Number {
+		s.Via = s.other(t, n)
+	}
+}
+
+// database makes sure that application pg runs with three members and a table
+// of n rows, and returns its members.
+func (s *suite) database(t *testing.T, ctx context.Context, n int) []product.Member {
+	t.Helper()
+	_, err := s.CLI(ctx, "create", "postgresql", "pg", "--replicas", "3", "--volume-size", "512MiB", "--yes")
+	assert.NilError(t, err)
+	members, err := s.WaitHealthy(ctx, "pg", 3, 4*time.Minute)
+	assert.NilError(t, err)
+	_, err = s.SQL(ctx, "pg", fmt.Sprintf("CREATE TABLE IF NOT EXISTS kept (id int PRIMARY KEY); TRUNCATE kept; INSERT INTO kept SELECT generate_series(1, %d)", n))
+	assert.NilError(t, err)
+	return members
+}
+
+// sameDatabase waits until all members are healthy and checks that the rows are
+// there and both standbys stream.
+func (s *suite) sameDatabase(t *testing.T, ctx context.Context, rows int) []product.Member {
+	t.Helper()
+	members, err := s.WaitHealthy(ctx, "pg", 3, 4*time.Minute)
+	assert.NilError(t, err)
+	err = product.Until(ctx, time.Minute, "the same rows, and both standbys streaming", func(ctx context.Context) error {
+		got, err := s.SQL(ctx, "pg", "SELECT (SELECT count(*) FROM kept) || ' ' || (SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming')")
+		if err != nil {
+			return err
+		}
+		if want := fmt.Sprintf("%d 2", rows); got != want {
+			return fmt.Errorf("rows and standbys are %q, want %q", got, want)
+		}
+		return nil
+	})
+	assert.NilError(t, err)
+	return members
+}
+
+// removeApplication removes an application with its data.
+func (s *suite) removeApplication(t *testing.T, ctx context.Context, name string) {
+	t.Helper()
+	_, err := s.CLI(ctx, "rm", name, "--yes")
+	assert.NilError(t, err)
+	out, err := s.CLI(ctx, "volume", "ls", "--format", "{{.Name}} {{.Application}}")
+	assert.NilError(t, err)
+	for line := range strings.Lines(out) {
+		fields := strings.Fields(line)
+		if len(fields) == 2 && fields[1] == name {
+			_, err := s.CLI(ctx, "volume", "rm", fields[0], "--yes-delete-data")
+			assert.NilError(t, err)
+		}
+	}
+}
+
+// arm makes the manager of every node die at a point, once.
+func (s *suite) arm(t *testing.T, ctx context.Context, point string) {
+	t.Helper()
+	for _, n := range s.c.Nodes() {
+		_, _, err := n.Exec(ctx, "sh", "-c", "mkdir -p "+failpoints+" && touch "+failpoints+"/"+point)
+		assert.NilError(t, err)
+	}
+}
+
+// disarm removes what is armed and tells how many managers died at the point.
+func (s *suite) disarm(t *testing.T, ctx context.Context, point string) (hit int) {
+	t.Helper()
+	for _, n := range s.c.Nodes() {
+		out, _, err := n.Exec(ctx, "sh", "-c", "test -e "+failpoints+"/"+point+" && rm "+failpoints+"/"+point+" && echo armed || true")
+		assert.NilError(t, err)
+		if strings.TrimSpace(out) != "armed" {
+			hit++
+		}
+	}
+	return hit
+}
+
+var _ = failpoint.Variable
