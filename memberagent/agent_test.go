@@ -123,6 +123,7 @@ func TestEngineIsGoneWhenThePluginIsAwayLongerThanTheLease(t *testing.T) {
 }
 
 func TestEngineOutlivesAShortAbsenceOfThePlugin(t *testing.T) {
+	t.Parallel()
 	m := started(t)
 	before := m.Engines()
 	m.CloseSocket()
@@ -134,6 +135,7 @@ func TestEngineOutlivesAShortAbsenceOfThePlugin(t *testing.T) {
 }
 
 func TestAgentPausedBeyondTheLeaseEndsTheEngineFirst(t *testing.T) {
+	t.Parallel()
 	m := started(t)
 	before := m.Engines()
 	m.Signal(syscall.SIGSTOP)
@@ -152,6 +154,7 @@ func TestAgentPausedBeyondTheLeaseEndsTheEngineFirst(t *testing.T) {
 }
 
 func TestNoEngineWithoutOrders(t *testing.T) {
+	t.Parallel()
 	m := agenttest.New(t, "pg-1", "stubborn")
 	m.Start()
 	s := m.Await("waiting", func(s api.MemberStatus) bool { return strings.Contains(s.Message, "orders") })
@@ -160,6 +163,7 @@ func TestNoEngineWithoutOrders(t *testing.T) {
 }
 
 func TestNothingIsTouchedOnTheWrongDevice(t *testing.T) {
+	t.Parallel()
 	m := agenttest.New(t, "pg-1", "stubborn")
 	m.Order(alone)
 	m.Answer(func(a *api.AgentAnswer) { a.Device = "7:99" })
@@ -170,11 +174,12 @@ func TestNothingIsTouchedOnTheWrongDevice(t *testing.T) {
 	left, err := os.ReadDir(m.Volume)
 	assert.NilError(t, err)
 	assert.Equal(t, len(left), 0)
-	_, err = memberagent.Health(t.Context(), memberagent.Config{Application: "pg", Member: "pg-1"})
+	_, err = memberagent.Health(t.Context(), memberagent.Config{Application: m.Application, Member: "pg-1"})
 	assert.ErrorContains(t, err, "not on this member's volume")
 }
 
 func TestOneEngineOnAVolumeThatTwoAgentsSee(t *testing.T) {
+	t.Parallel()
 	m := started(t)
 	second := agenttest.New(t, "pg-1b", "stubborn")
 	assert.NilError(t, os.Remove(second.Volume))
@@ -194,6 +199,7 @@ func TestOneEngineOnAVolumeThatTwoAgentsSee(t *testing.T) {
 }
 
 func TestLeavingGivesUpOnAStubbornServerAfterItsGrace(t *testing.T) {
+	t.Parallel()
 	m := started(t, memberagent.EnvStopGrace+"=300ms")
 	m.Signal(syscall.SIGTERM)
 	assert.Equal(t, m.Wait(), 0)
@@ -202,6 +208,7 @@ func TestLeavingGivesUpOnAStubbornServerAfterItsGrace(t *testing.T) {
 }
 
 func TestLeavingEndsACopy(t *testing.T) {
+	t.Parallel()
 	m := agenttest.New(t, "pg-1", "stubborn")
 	m.Order(api.MemberOrders{Role: api.RoleStandby, Primary: "pg-2", Members: []string{"pg-1", "pg-2"}, Initialized: true})
 	m.Start()
@@ -212,6 +219,7 @@ func TestLeavingEndsACopy(t *testing.T) {
 }
 
 func TestServerThatIsKilledIsStartedAgain(t *testing.T) {
+	t.Parallel()
 	m := started(t)
 	for _, pid := range m.Engines() {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
@@ -234,6 +242,7 @@ func TestAnotherRoleEndsTheServer(t *testing.T) {
 }
 
 func TestOrphansAreReaped(t *testing.T) {
+	t.Parallel()
 	m := started(t)
 	agenttest.Eventually(t, func() error {
 		out, err := exec.Command("ps", "-o", "stat=", "--ppid", fmt.Sprint(m.Pid())).CombinedOutput()
@@ -248,8 +257,9 @@ func TestOrphansAreReaped(t *testing.T) {
 }
 
 func TestHealthSpeaksOfAWaitingMemberAsHealthy(t *testing.T) {
+	t.Parallel()
 	m := agenttest.New(t, "pg-1", "stubborn")
-	config := memberagent.Config{Application: "pg", Member: "pg-1"}
+	config := memberagent.Config{Application: m.Application, Member: "pg-1"}
 	_, err := memberagent.Health(t.Context(), config)
 	assert.ErrorContains(t, err, "no agent of pg-1")
 	m.Answer(func(a *api.AgentAnswer) { a.Lease, a.Reason = 0, "node2 holds the volume" })

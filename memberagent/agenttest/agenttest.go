@@ -57,9 +57,12 @@ const Deadline = 60 * time.Second
 // Member is a member of an application under test: its volume, its plugin and,
 // after Start, its agent.
 type Member struct {
-	Name    string
-	Volume  string // folder that stands for the mounted data volume
-	Secrets string
+	Name string
+	// Application is another one for each member, so that agents on one host do
+	// not meet.
+	Application string
+	Volume      string // folder that stands for the mounted data volume
+	Secrets     string
 
 	t      *testing.T
 	engine string
@@ -85,7 +88,7 @@ func New(t *testing.T, name, engine string, env ...string) *Member {
 		t.Fatal(err)
 	}
 	m := &Member{
-		Name: name, Volume: filepath.Join(dir, "volume"), Secrets: filepath.Join(dir, "secrets"),
+		Name: name, Application: filepath.Base(dir), Volume: filepath.Join(dir, "volume"), Secrets: filepath.Join(dir, "secrets"),
 		t: t, engine: engine, env: env, socket: filepath.Join(dir, "plugin.sock"), news: make(chan struct{}),
 	}
 	// Not t.TempDir: the server's own user must get through.
@@ -232,7 +235,7 @@ func (m *Member) Start() {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(),
 		envAgent+"=1", envSocket+"="+m.socket, envSecrets+"="+m.Secrets,
-		memberagent.EnvApplication+"=pg", memberagent.EnvMember+"="+m.Name, memberagent.EnvVolume+"="+m.Name,
+		memberagent.EnvApplication+"="+m.Application, memberagent.EnvMember+"="+m.Name, memberagent.EnvVolume+"="+m.Name,
 		memberagent.EnvEngine+"="+m.engine, memberagent.EnvData+"="+m.Volume, memberagent.EnvTask+"=task-of-"+m.Name)
 	cmd.Env = append(cmd.Env, m.env...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr

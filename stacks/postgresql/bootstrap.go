@@ -34,6 +34,9 @@ func (s *server) Bootstrap(ctx context.Context, orders api.MemberOrders, progres
 	if _, err := s.configure(dir, api.RolePrimary, alone); err != nil {
 		return err
 	}
+	if err := s.checkConfiguration(ctx, dir); err != nil {
+		return err
+	}
 	progress("making roles and the database " + s.database)
 	if err := s.fill(ctx, dir); err != nil {
 		return err

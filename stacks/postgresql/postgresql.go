@@ -165,16 +165,23 @@ func (s *server) Start(ctx context.Context, orders api.MemberOrders) (*memberage
 	if s.loaded, err = s.configure(s.dir, s.role, orders); err != nil {
 		return nil, err
 	}
-	// `postgres -C` reads the configuration as the server would and says what is
-	// wrong with it, which the server itself says only in its log.
-	if _, err := s.processes.Output(ctx, s.quiet("postgres", "-D", s.dir, "-C", "config_file")); err != nil {
-		return nil, fmt.Errorf("the server's configuration is refused; change the setting with docker openmanage, or postgresql.conf in the volume: %w", err)
+	if err := s.checkConfiguration(ctx, s.dir); err != nil {
+		return nil, err
 	}
 	if err := s.removeStale(); err != nil {
 		return nil, err
 	}
 	s.process, err = s.processes.Start(ctx, s.command("postgres", "-D", s.dir))
 	return s.process, err
+}
+
+// checkConfiguration has `postgres -C` read the configuration as the server would
+// and say what is wrong with it, which the server itself says only in its log.
+func (s *server) checkConfiguration(ctx context.Context, dir string) error {
+	if _, err := s.processes.Output(ctx, s.quiet("postgres", "-D", dir, "-C", "config_file")); err != nil {
+		return fmt.Errorf("the server refuses its configuration: %w; change the setting in the stack, or in postgresql.conf in the volume", err)
+	}
+	return nil
 }
 
 // removeStale removes the lock files of a server that is no more. They name a pid
