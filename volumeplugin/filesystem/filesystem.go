@@ -186,11 +186,11 @@ func Make(ctx context.Context, device, fstype, uuid string, again bool) error {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("format %s as %s: %w: %s", device, fstype, err, lastLine(out))
 	}
-	return flush(device)
+	return Flush(device)
 }
 
-// flush writes all that the kernel caches of a device.
-func flush(device string) error {
+// Flush writes out all that the kernel caches of a device.
+func Flush(device string) error {
 	f, err := os.OpenFile(device, os.O_RDWR, 0)
 	if err != nil {
 		return err

@@ -1,0 +1,256 @@
+package volumeplugin
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/openmanage/openmanage/internal/api"
+)
+
+// softFence is how long before the end of its lease an engine must have stopped,
+// so that a clean stop comes before the fence.
+const softFence = 1500 * time.Millisecond
+
+// heldVolume is a volume that this node has had to do with.
+type heldVolume struct {
+	p    *plugin
+	name string
+	log  hclog.Logger
+
+	// work is held over everything that touches the volume's device or mount, so
+	// that one thing happens to it at a time. Reports, leases and the beginning
+	// of a fence never wait for it.
+	work sync.Mutex
+
+	mu   sync.Mutex // guards the following, never held over I/O
+	hold *hold      // nil: this node does not hold the volume
+	job  *mountJob  // nil: nobody is mounting it
+}
+
+// hold is one tenure of this node: from the leader's grant until the volume is
+// unmounted and its device gone.
+type hold struct {
+	epoch   uint64
+	mountID string
+	since   time.Time
+	// ctx ends when the hold is fenced, and with it whatever is being done.
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu       sync.Mutex
+	volume   api.Volume
+	count    int           // how many times Docker has mounted mountID
+	deadline time.Duration // of the lease, by the plugin's clock
+	mounted  bool
+	major    uint32
+	minor    uint32
+	device   string // path of the block device
+	fenced   string // why; "" while it is not
+	leaving  bool   // it is being given up: too late for another mount
+	inert    bool   // fenced, and no write can reach the device any more
+	// users are the containers on the volume as Docker listed them last.
+	users    []user
+	seenLive bool
+	idle     time.Duration // since when no container lives; 0: one does, or it is not known
+}
+
+func newHold(v api.Volume, mountID string, deadline time.Duration) *hold {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &hold{epoch: v.Epoch, mountID: mountID, since: time.Now(), ctx: ctx, cancel: cancel, volume: v, deadline: deadline}
+}
+
+// holding returns the current hold or nil.
+func (v *heldVolume) holding() *hold {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.hold
+}
+
+func (v *heldVolume) setHold(h *hold) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.hold = h
+}
+
+// busy says whether the volume is held here or about to be.
+func (v *heldVolume) busy() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.hold != nil || v.job != nil
+}
+
+func (h *hold) saved() savedHold {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return savedHold{Volume: h.volume, MountID: h.mountID, Count: h.count, Mounted: h.mounted, Since: h.since}
+}
+
+// restored is the hold that a plugin before this one had saved. Its deadline is
+// the saved one, or a little from now if that is over, so that the leader can be
+// asked before anything is fenced.
+func (s savedHold) restored(until, now time.Duration, device string, major, minor uint32) *hold {
+	h := newHold(s.Volume, s.MountID, max(min(until, now+api.LeaseDuration), now+restartGrace))
+	h.since, h.count, h.seenLive = s.Since, s.Count, s.Count > 0
+	h.setMounted(device, major, minor)
+	return h
+}
+
+func (h *hold) until() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.deadline
+}
+
+// renew extends the lease; a fence is final.
+func (h *hold) renew(until time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.fenced == "" {
+		h.deadline = max(h.deadline, until)
+	}
+}
+
+// valid says why nothing may be written any more, or nil.
+func (h *hold) valid(now time.Duration) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.fenced != "":
+		return fmt.Errorf("volume %s was fenced: %s", h.volume.Name, h.fenced)
+	case now >= h.deadline:
+		return fmt.Errorf("the lease of volume %s ran out before it was mounted: the leading manager did not answer in time", h.volume.Name)
+	}
+	return nil
+}
+
+// soft is what remains of the lease for an engine; 0: it must not run.
+func (h *hold) soft(now time.Duration) time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.fenced != "" || !h.mounted {
+		return 0
+	}
+	return max(0, h.deadline-now-softFence)
+}
+
+func (h *hold) record() api.Volume {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.volume
+}
+
+func (h *hold) setRecord(change func(*api.Volume)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	change(&h.volume)
+}
+
+func (h *hold) setMounted(device string, major, minor uint32) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.mounted, h.device, h.major, h.minor = true, device, major, minor
+}
+
+func (h *hold) isMounted() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.mounted
+}
+
+func (h *hold) isFenced() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.fenced != ""
+}
+
+// enter counts one more of Docker's mounts; false: the hold is no longer good for it.
+func (h *hold) enter() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.fenced != "" || h.leaving || !h.mounted {
+		return false
+	}
+	h.count++
+	return true
+}
+
+// exit counts one of Docker's mounts less and returns what is left.
+func (h *hold) exit() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.count = max(0, h.count-1)
+	return h.count
+}
+
+// leave makes sure that nobody enters any more; false: somebody is in. force
+// throws out mounts whose containers are gone.
+func (h *hold) leave(force bool) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.count > 0 && !force {
+		return false
+	}
+	h.count, h.leaving = 0, true
+	return true
+}
+
+// beginFence makes the hold useless from now on; false: it was fenced before.
+func (h *hold) beginFence(reason string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.fenced != "" {
+		return false
+	}
+	h.fenced = reason
+	h.cancel()
+	return true
+}
+
+// setInert notes that no write can reach the device any more.
+func (h *hold) setInert() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.inert = true
+}
+
+func (h *hold) isInert() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.inert
+}
+
+// containers returns the containers that were on the volume when Docker was last
+// asked.
+func (h *hold) containers() []user {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.users
+}
+
+// observe notes who uses the volume, and returns for how long nobody has.
+func (h *hold) observe(users []user, now time.Duration) (idle time.Duration, seenLive bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.users = users
+	for _, u := range users {
+		starting := u.Created && time.Since(h.since) < idleUnseen
+		if u.Live || starting {
+			h.seenLive, h.idle = h.seenLive || u.Live, 0
+			return 0, true
+		}
+	}
+	if h.idle == 0 {
+		h.idle = now
+	}
+	return now - h.idle, h.seenLive
+}
+
+func (h *hold) isLeaving() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.leaving
+}

@@ -1,0 +1,309 @@
+package volumeplugin
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/volumeplugin/filesystem"
+)
+
+const (
+	// watchInterval is how often leases are compared with the clock. Timers stand
+	// still while a machine is suspended, the clock does not.
+	watchInterval = 100 * time.Millisecond
+	// reportTimeout is how long one report may take with all managers together.
+	reportTimeout = 2 * time.Second
+	// hedgeAfter is when the next manager is asked too.
+	hedgeAfter = 400 * time.Millisecond
+	// statusKept is for how long an agent's word is passed on.
+	statusKept = 3 * time.Second
+)
+
+// watchLeases fences every hold whose lease has run out.
+func (p *plugin) watchLeases(ctx context.Context) {
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for {
+		p.checkLeases()
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// checkLeases is the first thing that runs after a pause.
+func (p *plugin) checkLeases() {
+	now := p.now()
+	for _, v := range p.all() {
+		if h := v.holding(); h != nil && now >= h.until() {
+			v.fence(h, "its lease ran out "+(now-h.until()).Round(time.Millisecond).String()+" ago: no leading manager answered", true)
+		}
+	}
+}
+
+// fence cuts this node off from the volume: first nothing can write any more, then
+// everything else. It returns at once. flush: what was written before belongs on
+// the device, since nobody else can have it yet.
+func (v *heldVolume) fence(h *hold, reason string, flush bool) {
+	if !h.beginFence(reason) {
+		return
+	}
+	late := v.p.now() - h.until()
+	// In one goroutine from here: the ioctl can hang on a dead disk, and other
+	// volumes must not wait for that.
+	go func() {
+		mounted := h.isMounted()
+		v.log.Error("fencing", "reason", reason, "epoch", h.epoch, "mounted", mounted)
+		if mounted {
+			err := filesystem.Shutdown(v.p.target(v.name))
+			if err == nil {
+				h.setInert()
+				if flush && late < api.LeaseMargin/2 {
+					// Metadata that was committed must not reach the device later than now.
+					if err := filesystem.Flush(h.device); err != nil {
+						v.log.Debug("fenced device not flushed", "error", err)
+					}
+				}
+			} else {
+				v.log.Error("the filesystem could not be shut down; killing what uses it", "error", err)
+			}
+		}
+		v.p.killUsers(v, h)
+		v.work.Lock()
+		defer v.work.Unlock()
+		if v.holding() != h {
+			return
+		}
+		if !mounted && !h.isMounted() {
+			h.setInert()
+		}
+		if err := v.drop(h); err != nil {
+			v.log.Error("fenced, but not cleaned up; it is tried again", "error", err)
+		}
+	}()
+}
+
+// killUsers kills the containers on a fenced volume, with Docker's help or
+// without.
+func (p *plugin) killUsers(v *heldVolume, h *hold) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	users := h.containers()
+	list, stop := context.WithTimeout(ctx, time.Second)
+	if all, err := p.engine.Users(list, []string{v.name}); err == nil {
+		users = all[v.name]
+	}
+	stop()
+	var wait sync.WaitGroup
+	for _, u := range users {
+		if !u.Live {
+			continue
+		}
+		wait.Go(func() {
+			err := p.engine.Kill(ctx, u.ID)
+			if err != nil {
+				err = killProcesses(u.ID)
+			}
+			v.log.Warn("killed the container on a fenced volume", "container", u.Name, "error", err)
+		})
+	}
+	wait.Wait()
+}
+
+// reportLoop renews the leases of this node every api.ReportInterval.
+func (p *plugin) reportLoop(ctx context.Context) {
+	tick := time.NewTicker(api.ReportInterval)
+	defer tick.Stop()
+	var round sync.WaitGroup
+	defer round.Wait()
+	// Two reports may be under way, so that one that hangs does not delay the next.
+	slots := make(chan struct{}, 2)
+	for {
+		select {
+		case slots <- struct{}{}:
+			round.Go(func() {
+				defer func() { <-slots }()
+				if err := p.reportOnce(ctx); err != nil && ctx.Err() == nil {
+					p.log.Warn("no leading manager answers", "error", err)
+					p.failsafe(ctx)
+				}
+			})
+		default:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-p.report:
+		}
+	}
+}
+
+// reportOnce sends one report and does what the answer says.
+func (p *plugin) reportOnce(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
+	defer cancel()
+	report := p.buildReport()
+	sent := p.now()
+	answer, err := p.callAny(ctx, report)
+	if err != nil {
+		return err
+	}
+	p.last.Store(int64(p.now()))
+	p.take(report, answer, sent)
+	return nil
+}
+
+func (p *plugin) buildReport() api.Report {
+	r := api.Report{
+		Boot: p.boot, Version: p.Version, Storage: p.backend.Storage(), Rebuilding: !p.rebuilt.Load(),
+		Volumes: []api.HeldVolume{}, Members: []api.MemberStatus{},
+	}
+	for _, v := range p.all() {
+		if h := v.holding(); h != nil {
+			r.Volumes = append(r.Volumes, api.HeldVolume{Name: v.name, Epoch: h.epoch, MountID: h.mountID, Mounted: h.isMounted()})
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, rt := range p.runtimes {
+		if s, ok := rt.status(statusKept); ok {
+			r.Members = append(r.Members, s)
+		}
+	}
+	for name := range p.purged {
+		r.Purged = append(r.Purged, name)
+	}
+	return r
+}
+
+// take does what the leader's answer to report says.
+func (p *plugin) take(report api.Report, answer api.ReportAnswer, sent time.Duration) {
+	renewed := false
+	for _, held := range report.Volumes {
+		v := p.volume(held.Name)
+		h := v.holding()
+		if h == nil || h.epoch != held.Epoch {
+			continue
+		}
+		switch {
+		case slices.Contains(answer.Lost, held.Name):
+			v.fence(h, "the leading manager says that this node no longer holds it", false)
+		case slices.Contains(answer.Renewed, held.Name) && answer.Lease > 0:
+			h.renew(sent + answer.Lease)
+			renewed = true
+		}
+	}
+	if renewed {
+		p.saveTimes()
+	}
+	p.mu.Lock()
+	if len(answer.Nodes) > 0 {
+		p.nodes = answer.Nodes
+	}
+	for _, o := range answer.Orders {
+		p.orders[o.Member] = o
+	}
+	ordered := map[string]bool{}
+	for _, o := range answer.Purge {
+		ordered[o.Name] = true
+	}
+	for name := range p.purged {
+		if slices.Contains(report.Purged, name) && !ordered[name] {
+			delete(p.purged, name) // the leader knows
+		}
+	}
+	p.mu.Unlock()
+	for _, o := range answer.Purge {
+		p.purge(o)
+	}
+}
+
+// purge deletes a volume's device as ordered.
+func (p *plugin) purge(o api.PurgeOrder) {
+	v := p.volume(o.Name)
+	if !v.work.TryLock() {
+		return // the order is repeated
+	}
+	defer v.work.Unlock()
+	if v.busy() {
+		p.log.Warn("a volume that is to be deleted is still in use here", "volume", o.Name)
+		return
+	}
+	p.mu.Lock()
+	done := p.purged[o.Name]
+	p.mu.Unlock()
+	if done {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := p.backend.Delete(ctx, o.Device); err != nil {
+		p.log.Warn("volume not deleted yet", "volume", o.Name, "device", o.Device, "error", err)
+		return
+	}
+	p.log.Info("deleted a volume's device as ordered", "volume", o.Name, "device", o.Device)
+	p.mu.Lock()
+	p.purged[o.Name] = true
+	p.mu.Unlock()
+}
+
+// callAny sends the report to the manager that answered last and, if that takes
+// long, to the others as well. A report may arrive more than once.
+func (p *plugin) callAny(ctx context.Context, report api.Report) (api.ReportAnswer, error) {
+	addresses, err := p.leader.Addresses(ctx)
+	if err != nil {
+		return api.ReportAnswer{}, err
+	}
+	addresses = slices.Clone(addresses)
+	if first := p.preferred.Load(); first != nil {
+		if i := slices.Index(addresses, *first); i > 0 {
+			addresses[0], addresses[i] = addresses[i], addresses[0]
+		}
+	}
+	type result struct {
+		answer  api.ReportAnswer
+		address string
+		err     error
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	results := make(chan result, len(addresses))
+	hedge := time.NewTimer(0)
+	defer hedge.Stop()
+	var errs []error
+	for next, open := 0, 0; ; {
+		select {
+		case <-hedge.C:
+			if next < len(addresses) {
+				address := addresses[next]
+				next, open = next+1, open+1
+				go func() {
+					var a api.ReportAnswer
+					err := p.leader.CallOne(ctx, address, http.MethodPost, "/v1/report", report, &a)
+					results <- result{a, address, err}
+				}()
+				hedge.Reset(hedgeAfter)
+			}
+		case r := <-results:
+			if r.err == nil {
+				p.preferred.Store(&r.address)
+				return r.answer, nil
+			}
+			errs = append(errs, r.err)
+			if open--; open == 0 && next == len(addresses) {
+				return api.ReportAnswer{}, errors.Join(errs...)
+			}
+			hedge.Reset(0)
+		case <-ctx.Done():
+			return api.ReportAnswer{}, errors.Join(append(errs, ctx.Err())...)
+		}
+	}
+}

@@ -1,0 +1,284 @@
+package volumeplugin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/swarmpki"
+)
+
+// failsafeAfter is how long no leader must have answered before promises are
+// asked for.
+const failsafeAfter = 2 * time.Second
+
+// promiseTimeout is how long one round of questions may take.
+const promiseTimeout = 900 * time.Millisecond
+
+// maxPromised bounds the volumes in one request for a promise.
+const maxPromised = 1000
+
+// peerCaller asks another node's plugin for a promise.
+type peerCaller interface {
+	Promise(ctx context.Context, node api.Node, req api.Promise) error
+}
+
+// failsafe renews the leases of this node without a leader, if a majority of the
+// managers or else every other node promises to leave our volumes alone.
+func (p *plugin) failsafe(ctx context.Context) {
+	var held []string
+	var holds []*hold
+	for _, v := range p.all() {
+		if h := v.holding(); h != nil && !h.isFenced() && h.isMounted() {
+			held, holds = append(held, v.name), append(holds, h)
+		}
+	}
+	if len(holds) == 0 || p.now()-time.Duration(p.last.Load()) < failsafeAfter {
+		return
+	}
+	req := api.Promise{Lease: api.LeaseDuration, Volumes: held}
+	sent, by, err := p.managersPromise(ctx, req)
+	if err != nil {
+		var nodesErr error
+		if sent, nodesErr = p.nodesPromise(ctx, req); nodesErr != nil {
+			p.log.Warn("leases not renewed without a leader", "managers", err, "nodes", nodesErr)
+			return
+		}
+		by = "every other node"
+	}
+	p.log.Info("leases renewed without a leader", "by", by, "volumes", len(held))
+	for _, h := range holds {
+		h.renew(sent + api.LeaseDuration)
+	}
+	p.saveTimes()
+}
+
+// managersPromise returns when the earliest of a majority of accepted requests
+// was sent.
+func (p *plugin) managersPromise(ctx context.Context, req api.Promise) (time.Duration, string, error) {
+	ctx, cancel := context.WithTimeout(ctx, promiseTimeout)
+	defer cancel()
+	addresses, err := p.leader.Addresses(ctx)
+	if err != nil {
+		return 0, "", err
+	}
+	if len(addresses) == 0 {
+		return 0, "", errors.New("no manager is known")
+	}
+	sent, accepted, err := askAll(p.now, len(addresses), func(i int) error {
+		return p.leader.CallOne(ctx, addresses[i], http.MethodPost, "/v1/promise", req, nil)
+	})
+	if accepted <= len(addresses)/2 {
+		return 0, "", fmt.Errorf("%d of %d managers promise: %w", accepted, len(addresses), err)
+	}
+	return sent, fmt.Sprintf("%d of %d managers", accepted, len(addresses)), nil
+}
+
+// nodesPromise asks every other node that could mount a volume.
+func (p *plugin) nodesPromise(ctx context.Context, req api.Promise) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, promiseTimeout)
+	defer cancel()
+	p.mu.Lock()
+	var others []api.Node
+	known := len(p.nodes) > 0
+	for _, n := range p.nodes {
+		if n.ID != p.node.ID {
+			others = append(others, n)
+		}
+	}
+	p.mu.Unlock()
+	if !known {
+		return 0, errors.New("the other nodes are not known yet")
+	}
+	sent, accepted, err := askAll(p.now, len(others), func(i int) error { return p.peers.Promise(ctx, others[i], req) })
+	if accepted != len(others) {
+		return 0, fmt.Errorf("%d of %d nodes promise: %w", accepted, len(others), err)
+	}
+	return sent, nil
+}
+
+// askAll asks n at once and returns when the earliest accepted question was sent.
+func askAll(now clock, n int, ask func(i int) error) (sent time.Duration, accepted int, err error) {
+	var wait sync.WaitGroup
+	var mu sync.Mutex
+	var errs []error
+	sent = now()
+	for i := range n {
+		wait.Go(func() {
+			err := ask(i)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, err)
+				return
+			}
+			accepted++
+		})
+	}
+	wait.Wait()
+	return sent, accepted, errors.Join(errs...)
+}
+
+// promise answers the node caller: nil means that none of the volumes is mounted
+// here within the asked time.
+func (p *plugin) promise(caller string, req api.Promise) *api.Error {
+	refuse := func(code, format string, args ...any) *api.Error {
+		return &api.Error{Code: code, Message: fmt.Sprintf(format, args...)}
+	}
+	if len(req.Volumes) > maxPromised || req.Lease <= 0 {
+		return refuse(api.ErrInvalid, "a promise is for 1 to %d volumes and a positive time", maxPromised)
+	}
+	for _, name := range req.Volumes {
+		if err := api.ValidateVolumeName(name); err != nil {
+			return refuse(api.ErrInvalid, "%v", err)
+		}
+	}
+	if caller == p.node.ID {
+		return refuse(api.ErrForbidden, "a node does not promise to itself")
+	}
+	for _, name := range req.Volumes {
+		if r, ok := p.cache.get(name); ok && r.Owner != nil && r.Owner.Node != caller && r.LastNode != caller {
+			return refuse(api.ErrForbidden, "volume %s belongs to another node", name)
+		}
+	}
+	until := p.now() + min(req.Lease, api.LeaseDuration)
+	// Promise first and look then: a mount looks at promises after it has made
+	// itself seen.
+	p.mu.Lock()
+	before := map[string]time.Duration{}
+	for _, name := range req.Volumes {
+		before[name] = p.promised[name]
+		p.promised[name] = max(p.promised[name], until)
+	}
+	p.mu.Unlock()
+	for _, name := range req.Volumes {
+		p.mu.Lock()
+		v := p.volumes[name]
+		p.mu.Unlock()
+		if v != nil && v.holding() != nil {
+			p.mu.Lock()
+			for n, t := range before {
+				p.promised[n] = t
+			}
+			p.mu.Unlock()
+			return refuse(api.ErrConflict, "node %s holds volume %s itself", p.node.Hostname, name)
+		}
+	}
+	p.saveTimes()
+	return nil
+}
+
+// promisedReason says why a volume must not be mounted now, or "".
+func (p *plugin) promisedReason(name string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if left := p.promised[name] - p.now(); left > 0 {
+		return fmt.Sprintf("node %s has promised another node, which finds no leading manager, not to mount volume %s for %s yet", p.node.Hostname, name, left.Round(time.Millisecond))
+	}
+	return ""
+}
+
+// servePeers answers other nodes' requests for promises until ctx ends.
+func (p *plugin) servePeers(ctx context.Context, id *swarmpki.Identity) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/promise", p.handlePromise)
+	server := &http.Server{
+		Addr: p.PeerAddr, Handler: mux, TLSConfig: id.ServerConfig(),
+		ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
+		ErrorLog: p.log.Named("peers").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
+	}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	for {
+		err := server.ListenAndServeTLS("", "")
+		if ctx.Err() != nil {
+			return
+		}
+		p.log.Error("other nodes cannot ask for promises; is another program on this port?", "address", p.PeerAddr, "error", err)
+		if !sleep(ctx, 5*time.Second) {
+			return
+		}
+	}
+}
+
+func (p *plugin) handlePromise(w http.ResponseWriter, r *http.Request) {
+	answer := func(status int, v any) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		_ = json.NewEncoder(w).Encode(v)
+	}
+	peer, err := swarmpki.PeerFrom(r.TLS)
+	if err != nil {
+		answer(http.StatusForbidden, api.Error{Code: api.ErrForbidden, Message: err.Error()})
+		return
+	}
+	select {
+	case <-p.ready:
+	default:
+		answer(http.StatusServiceUnavailable, api.Error{Code: api.ErrNotYet, Message: "this node's plugin has just started"})
+		return
+	}
+	var req api.Promise
+	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, api.MaxBody))
+	if err := decoder.Decode(&req); err != nil {
+		status := http.StatusBadRequest
+		if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
+			status = http.StatusRequestEntityTooLarge
+		}
+		answer(status, api.Error{Code: api.ErrInvalid, Message: "not a request for a promise: " + err.Error()})
+		return
+	}
+	if refused := p.promise(peer.NodeID, req); refused != nil {
+		status := http.StatusConflict
+		switch refused.Code {
+		case api.ErrInvalid:
+			status = http.StatusBadRequest
+		case api.ErrForbidden:
+			status = http.StatusForbidden
+		}
+		answer(status, refused)
+		return
+	}
+	p.log.Info("promised not to mount volumes of a node that finds no leader", "caller", peer.NodeID, "volumes", len(req.Volumes))
+	answer(http.StatusOK, struct{}{})
+}
+
+// peers asks over TLS.
+type peers struct{ id *swarmpki.Identity }
+
+func newPeers(id *swarmpki.Identity) peers { return peers{id} }
+
+// Promise makes a connection for each question: they are rare.
+func (c peers) Promise(ctx context.Context, node api.Node, req api.Promise) error {
+	body, err := json.Marshal(req)
+	if err != nil {
+		return err
+	}
+	url := "https://" + net.JoinHostPort(node.Addr, strconv.Itoa(api.PeerPort)) + "/v1/promise"
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	transport := &http.Transport{TLSClientConfig: c.id.NodeConfig(node.ID), DisableKeepAlives: true}
+	res, err := (&http.Client{Transport: transport}).Do(r)
+	if err != nil {
+		return fmt.Errorf("node %s: %w", node.Hostname, err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		doc, _ := io.ReadAll(io.LimitReader(res.Body, 4096))
+		return fmt.Errorf("node %s: %s: %s", node.Hostname, res.Status, bytes.TrimSpace(doc))
+	}
+	return nil
+}
