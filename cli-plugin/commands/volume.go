@@ -208,8 +208,15 @@ func checkRemovable(ctx context.Context, records *store.Store, name string, dele
 	return nil
 }
 
-// purgeName is the name of the operation that deletes a volume.
-func purgeName(volume string) string { return store.OperationPurge + "." + volume }
+// purgeName is the name of the operation that deletes a volume. The manager finds
+// it by its kind and target; the name only keeps two requests from being two. The
+// name of a record is limited, so a long volume's takes a shorter prefix.
+func purgeName(volume string) string {
+	if len(volume) > 37 {
+		return "rm." + volume
+	}
+	return store.OperationPurge + "." + volume
+}
 
 // purge asks the leader to delete a volume and waits until it is done.
 func purge(ctx context.Context, records *store.Store, name string, timeout time.Duration) error {

@@ -1,0 +1,330 @@
+// Package fakeswarm is a Docker client for tests: a Swarm in memory, as far as
+// the commands use it, with function fields for what a test wants to be different.
+package fakeswarm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	cerrdefs "github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/swarm"
+	"github.com/moby/moby/api/types/system"
+	"github.com/moby/moby/client"
+
+	"github.com/openmanage/openmanage/internal/store"
+)
+
+// Client is a daemon that is a Swarm's manager. What has no method here panics.
+type Client struct {
+	client.APIClient
+
+	mu       sync.Mutex
+	index    uint64
+	configs  []swarm.Config
+	Services []swarm.Service
+	Tasks    []swarm.Task
+	Nodes    []swarm.Node
+	Secrets  []swarm.Secret
+	Networks []network.Network
+	Daemon   system.Info
+	Autolock bool
+
+	InfoFunc                func() (system.Info, error)
+	DistributionInspectFunc func(image string) error
+	ContainerListFunc       func() (client.ContainerListResult, error)
+	ServiceLogsFunc         func(service string, options client.ServiceLogsOptions) (io.ReadCloser, error)
+	// OnConfigChange is called after each write of a record, outside of the lock.
+	OnConfigChange func()
+}
+
+// New returns a Swarm with nodes that are up, the first one the daemon's own.
+func New(hostnames ...string) *Client {
+	c := &Client{Daemon: system.Info{
+		Name: "node1", DockerRootDir: "/var/lib/docker",
+		Swarm: swarm.Info{NodeID: "id-node1", LocalNodeState: swarm.LocalNodeStateActive, ControlAvailable: true},
+	}}
+	for _, h := range hostnames {
+		c.Nodes = append(c.Nodes, swarm.Node{
+			ID: "id-" + h, Spec: swarm.NodeSpec{Role: swarm.NodeRoleManager, Availability: swarm.NodeAvailabilityActive},
+			Description: swarm.NodeDescription{Hostname: h}, Status: swarm.NodeStatus{State: swarm.NodeStateReady},
+		})
+	}
+	return c
+}
+
+// Put writes a record, as a manager of OpenManage does.
+func Put[T any](t *testing.T, c *Client, kind store.Kind, name string, value T) {
+	t.Helper()
+	s := store.New(c)
+	_, err := store.Create(t.Context(), s, kind, name, value)
+	if errors.Is(err, store.ErrExists) {
+		_, err = store.Modify(t.Context(), s, kind, name, func(v *T) (bool, error) { *v = value; return true, nil })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Age makes a record look as if it was written some time ago.
+func (c *Client) Age(kind store.Kind, name string, age time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range c.configs {
+		if c.configs[i].Spec.Name == fmt.Sprintf("openmanage.%s.%s", kind, name) {
+			c.configs[i].UpdatedAt = time.Now().Add(-age)
+		}
+	}
+}
+
+// Records returns the names of all records.
+func (c *Client) Records() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var names []string
+	for _, config := range c.configs {
+		names = append(names, config.Spec.Name)
+	}
+	return names
+}
+
+// DaemonHost is where the daemon answers.
+func (*Client) DaemonHost() string { return "unix:///var/run/docker.sock" }
+
+// Info says that the daemon is a manager, unless InfoFunc says otherwise.
+func (c *Client) Info(context.Context, client.InfoOptions) (client.SystemInfoResult, error) {
+	if c.InfoFunc != nil {
+		info, err := c.InfoFunc()
+		return client.SystemInfoResult{Info: info}, err
+	}
+	info := c.Daemon
+	info.SystemTime = time.Now().Format(time.RFC3339Nano)
+	return client.SystemInfoResult{Info: info}, nil
+}
+
+// SwarmInspect returns the Swarm's settings.
+func (c *Client) SwarmInspect(context.Context, client.SwarmInspectOptions) (client.SwarmInspectResult, error) {
+	return client.SwarmInspectResult{Swarm: swarm.Swarm{ClusterInfo: swarm.ClusterInfo{Spec: swarm.Spec{
+		EncryptionConfig: swarm.EncryptionConfig{AutoLockManagers: c.Autolock},
+	}}}}, nil
+}
+
+// NodeList lists all nodes.
+func (c *Client) NodeList(context.Context, client.NodeListOptions) (client.NodeListResult, error) {
+	return client.NodeListResult{Items: c.Nodes}, nil
+}
+
+func matches(filters client.Filters, name string, labels map[string]string) bool {
+	for want := range filters["name"] {
+		if !strings.HasPrefix(name, want) { // as Swarm does
+			return false
+		}
+	}
+	for want := range filters["label"] {
+		key, value, hasValue := strings.Cut(want, "=")
+		if is, ok := labels[key]; !ok || hasValue && is != value {
+			return false
+		}
+	}
+	return true
+}
+
+// ServiceList filters by name and label.
+func (c *Client) ServiceList(_ context.Context, o client.ServiceListOptions) (client.ServiceListResult, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var res client.ServiceListResult
+	for _, s := range c.Services {
+		if matches(o.Filters, s.Spec.Name, s.Spec.Labels) {
+			res.Items = append(res.Items, s)
+		}
+	}
+	return res, nil
+}
+
+// ServiceRemove removes a service and its tasks.
+func (c *Client) ServiceRemove(_ context.Context, id string, _ client.ServiceRemoveOptions) (client.ServiceRemoveResult, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var services []swarm.Service
+	for _, s := range c.Services {
+		if s.ID != id {
+			services = append(services, s)
+		}
+	}
+	var tasks []swarm.Task
+	for _, t := range c.Tasks {
+		if t.ServiceID != id {
+			tasks = append(tasks, t)
+		}
+	}
+	c.Services, c.Tasks = services, tasks
+	return client.ServiceRemoveResult{}, nil
+}
+
+// ServiceLogs is ServiceLogsFunc.
+func (c *Client) ServiceLogs(_ context.Context, id string, o client.ServiceLogsOptions) (client.ServiceLogsResult, error) {
+	return c.ServiceLogsFunc(id, o)
+}
+
+// TaskList filters by label.
+func (c *Client) TaskList(_ context.Context, o client.TaskListOptions) (client.TaskListResult, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var res client.TaskListResult
+	for _, t := range c.Tasks {
+		if matches(o.Filters, "", t.Labels) {
+			res.Items = append(res.Items, t)
+		}
+	}
+	return res, nil
+}
+
+// SecretList filters by name and label.
+func (c *Client) SecretList(_ context.Context, o client.SecretListOptions) (client.SecretListResult, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var res client.SecretListResult
+	for _, s := range c.Secrets {
+		if matches(o.Filters, s.Spec.Name, s.Spec.Labels) {
+			res.Items = append(res.Items, s)
+		}
+	}
+	return res, nil
+}
+
+// SecretCreate keeps a secret.
+func (c *Client) SecretCreate(_ context.Context, o client.SecretCreateOptions) (client.SecretCreateResult, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.Secrets = append(c.Secrets, swarm.Secret{ID: "id-" + o.Spec.Name, Spec: o.Spec})
+	return client.SecretCreateResult{ID: "id-" + o.Spec.Name}, nil
+}
+
+// NetworkList lists nothing.
+func (c *Client) NetworkList(context.Context, client.NetworkListOptions) (client.NetworkListResult, error) {
+	return client.NetworkListResult{}, nil
+}
+
+// NetworkInspect finds a network of Networks.
+func (c *Client) NetworkInspect(_ context.Context, name string, _ client.NetworkInspectOptions) (client.NetworkInspectResult, error) {
+	for _, n := range c.Networks {
+		if n.Name == name {
+			return client.NetworkInspectResult{Network: network.Inspect{Network: n}}, nil
+		}
+	}
+	return client.NetworkInspectResult{}, fmt.Errorf("network %s not found: %w", name, cerrdefs.ErrNotFound)
+}
+
+// DistributionInspect finds every image, unless DistributionInspectFunc says otherwise.
+func (c *Client) DistributionInspect(_ context.Context, image string, _ client.DistributionInspectOptions) (client.DistributionInspectResult, error) {
+	if c.DistributionInspectFunc != nil {
+		return client.DistributionInspectResult{}, c.DistributionInspectFunc(image)
+	}
+	return client.DistributionInspectResult{}, nil
+}
+
+// ContainerList is ContainerListFunc; nothing runs without.
+func (c *Client) ContainerList(context.Context, client.ContainerListOptions) (client.ContainerListResult, error) {
+	if c.ContainerListFunc != nil {
+		return c.ContainerListFunc()
+	}
+	return client.ContainerListResult{}, nil
+}
+
+func (c *Client) changed() {
+	if c.OnConfigChange != nil {
+		c.OnConfigChange()
+	}
+}
+
+// ConfigCreate refuses a name that is there.
+func (c *Client) ConfigCreate(_ context.Context, o client.ConfigCreateOptions) (client.ConfigCreateResult, error) {
+	c.mu.Lock()
+	for _, config := range c.configs {
+		if config.Spec.Name == o.Spec.Name {
+			c.mu.Unlock()
+			return client.ConfigCreateResult{}, fmt.Errorf("config %s: %w", o.Spec.Name, cerrdefs.ErrAlreadyExists)
+		}
+	}
+	c.index++
+	config := swarm.Config{ID: fmt.Sprint("config-", c.index), Spec: o.Spec}
+	config.CreatedAt, config.UpdatedAt = time.Now(), time.Now()
+	config.Version.Index = c.index
+	c.configs = append(c.configs, config)
+	c.mu.Unlock()
+	c.changed()
+	return client.ConfigCreateResult{ID: config.ID}, nil
+}
+
+// ConfigInspect finds a config by ID.
+func (c *Client) ConfigInspect(_ context.Context, id string, _ client.ConfigInspectOptions) (client.ConfigInspectResult, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, config := range c.configs {
+		if config.ID == id {
+			return client.ConfigInspectResult{Config: config}, nil
+		}
+	}
+	return client.ConfigInspectResult{}, cerrdefs.ErrNotFound
+}
+
+// ConfigList filters by name and label.
+func (c *Client) ConfigList(ctx context.Context, o client.ConfigListOptions) (client.ConfigListResult, error) {
+	if err := ctx.Err(); err != nil {
+		return client.ConfigListResult{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var res client.ConfigListResult
+	for _, config := range c.configs {
+		if matches(o.Filters, config.Spec.Name, config.Spec.Labels) {
+			res.Items = append(res.Items, config)
+		}
+	}
+	return res, nil
+}
+
+// ConfigUpdate refuses a stale version.
+func (c *Client) ConfigUpdate(ctx context.Context, id string, o client.ConfigUpdateOptions) (client.ConfigUpdateResult, error) {
+	if err := ctx.Err(); err != nil {
+		return client.ConfigUpdateResult{}, err
+	}
+	c.mu.Lock()
+	for i := range c.configs {
+		config := &c.configs[i]
+		if config.ID != id {
+			continue
+		}
+		if config.Version != o.Version {
+			c.mu.Unlock()
+			return client.ConfigUpdateResult{}, errors.New("rpc error: code = Unknown desc = update out of sequence")
+		}
+		c.index++
+		config.Spec, config.UpdatedAt, config.Version.Index = o.Spec, time.Now(), c.index
+		c.mu.Unlock()
+		c.changed()
+		return client.ConfigUpdateResult{}, nil
+	}
+	c.mu.Unlock()
+	return client.ConfigUpdateResult{}, cerrdefs.ErrNotFound
+}
+
+// ConfigRemove removes a config.
+func (c *Client) ConfigRemove(_ context.Context, id string, _ client.ConfigRemoveOptions) (client.ConfigRemoveResult, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, config := range c.configs {
+		if config.ID == id {
+			c.configs = append(c.configs[:i], c.configs[i+1:]...)
+			return client.ConfigRemoveResult{}, nil
+		}
+	}
+	return client.ConfigRemoveResult{}, cerrdefs.ErrNotFound
+}
