@@ -76,6 +76,9 @@ func (f *File) Location() (string, error) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if id, err := read(); !errors.Is(err, fs.ErrNotExist) {
+		return id, err // made while we waited
+	}
 	if f.id != "" {
 		// A new ID would turn a lost share into an empty folder.
 		return "", fmt.Errorf("folder %s has lost its %s (it was %s): mount the share again or restore the file", f.shown, idFile, f.id)

@@ -68,6 +68,20 @@ func TestNodesThatStartTogetherAgreeOnTheFolder(t *testing.T) {
 	}
 }
 
+func TestOneNodeThatLooksTwiceAtOnceAgreesWithItself(t *testing.T) {
+	for range 50 {
+		dir := filepath.Join(t.TempDir(), "openmanage")
+		b := blockstore.NewFile(dir, dir, "a")
+		got := make(chan string)
+		for range 4 {
+			go func() { got <- b.Storage().Error }()
+		}
+		for range 4 {
+			assert.Equal(t, <-got, "")
+		}
+	}
+}
+
 func TestAnUnreadableFolderIsAnErrorAndNotAnAbsence(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "f")
 	assert.NilError(t, os.WriteFile(dir, []byte("not a folder"), 0o600))
