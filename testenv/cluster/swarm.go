@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +20,16 @@ const swarmPort = "2377"
 // ensureSwarm has every node be part of the Swarm, which the first one starts.
 func (c *Cluster) ensureSwarm(ctx context.Context) error {
 	states, err := c.memberships(ctx)
+	if lost := c.without(states); len(lost) > 0 {
+		// Without a majority of managers there is no Swarm to join anew.
+		if _, noSwarm := c.swarmNodes(ctx); noSwarm != nil {
+			return fmt.Errorf("the Swarm does not come back; `testenv down` and `testenv up` make a new one: %w", err)
+		}
+		if err := c.rejoin(ctx, lost); err != nil {
+			return err
+		}
+		states, err = c.memberships(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -53,30 +64,49 @@ func (c *Cluster) ensureSwarm(ctx context.Context) error {
 // memberships asks every engine about its own membership, and waits for those
 // that have just started to know.
 func (c *Cluster) memberships(ctx context.Context) (map[int]swarm.Info, error) {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
 	var mu sync.Mutex
 	states := map[int]swarm.Info{}
 	err := c.each(func(n *Node) error {
 		return host.Poll(ctx, pollInterval, n.Name+": its engine does not settle on a Swarm state", func() (bool, error) {
-			info, err := n.client.Info(ctx, client.InfoOptions{})
+			state, err := n.membership(ctx)
 			if err != nil {
 				return false, err
 			}
-			switch info.Info.Swarm.LocalNodeState {
+			switch state.LocalNodeState {
 			case swarm.LocalNodeStateActive, swarm.LocalNodeStateInactive:
 				mu.Lock()
 				defer mu.Unlock()
-				states[n.Number] = info.Info.Swarm
+				states[n.Number] = state
 				return true, nil
-			case swarm.LocalNodeStateLocked:
-				return true, fmt.Errorf("%s: its Swarm is locked; unlock it with `docker swarm unlock`, or begin anew with `testenv down`", n.Name)
 			}
-			return false, fmt.Errorf("it is %s %s", info.Info.Swarm.LocalNodeState, info.Info.Swarm.Error)
+			return false, fmt.Errorf("it is %s %s", state.LocalNodeState, state.Error)
 		})
 	})
 	return states, err
 }
+
+// membership is what the node's engine says of itself. An engine that waits for
+// its Swarm hangs, so it is given a moment only.
+func (n *Node) membership(ctx context.Context) (swarm.Info, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	info, err := n.client.Info(ctx, client.InfoOptions{})
+	return info.Info.Swarm, err
+}
+
+// without returns the nodes that states lack.
+func (c *Cluster) without(states map[int]swarm.Info) []*Node {
+	return slices.DeleteFunc(c.Nodes(), func(n *Node) bool {
+		_, known := states[n.Number]
+		return known
+	})
+}
+
+// settleTimeout is what a Swarm needs after all its nodes were started at once:
+// an election and, on a slow machine, another.
+const settleTimeout = 45 * time.Second
 
 // join has nodes join one after another: managers change the Raft group, which
 // takes one change at a time.
@@ -99,7 +129,7 @@ func (c *Cluster) join(ctx context.Context, manager *Node, nodes []*Node) error 
 			token = inspect.Swarm.JoinTokens.Manager
 		}
 		c.Host.Progress.Step("%s joins the Swarm", node.Name)
-		_, err := node.client.SwarmJoin(ctx, client.SwarmJoinOptions{
+		_, err = node.client.SwarmJoin(ctx, client.SwarmJoinOptions{
 			ListenAddr: "0.0.0.0:" + swarmPort, AdvertiseAddr: node.IP().String(), DataPathAddr: node.IP().String(),
 			RemoteAddrs: []string{manager.IP().String() + ":" + swarmPort}, JoinToken: token,
 		})

@@ -31,20 +31,36 @@ func Up(ctx context.Context, options Options) (*Cluster, error) {
 	if err := c.prepareHost(ctx, options); err != nil {
 		return nil, err
 	}
-	if err := c.ensureNodes(ctx, options); err != nil {
-		return nil, err
-	}
-	if err := c.ensureSwarm(ctx); err != nil {
-		return nil, err
-	}
-	if err := c.WaitReady(ctx); err != nil {
-		return nil, err
-	}
-	if err := c.ensureContext(ctx); err != nil {
+	if err := c.ensureAll(ctx, options); err != nil {
 		return nil, err
 	}
 	machine.Progress.Step("Swarm is up: %s", c.summary())
 	return c, nil
+}
+
+// ensureAll makes images at the same time as nodes: both take a while at the
+// first time and neither needs the other.
+func (c *Cluster) ensureAll(ctx context.Context, options Options) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	built := make(chan error, 1)
+	go func() { built <- (&images.Builder{Host: c.Host}).EnsureOfficial(ctx, options.Images...) }()
+	err := c.ensureNodes(ctx, options)
+	if err == nil {
+		err = c.ensureSwarm(ctx)
+	}
+	if err == nil {
+		err = c.WaitReady(ctx)
+	}
+	if err == nil {
+		err = c.ensureContext(ctx)
+	}
+	if err != nil {
+		cancel() // the other error would only be that it was stopped
+		<-built
+		return err
+	}
+	return <-built
 }
 
 // Prepare readies a machine to build and keep images, without any node.
@@ -62,20 +78,17 @@ func Prepare(ctx context.Context, machine *host.Host) (*images.Builder, error) {
 }
 
 func (c *Cluster) prepareHost(ctx context.Context, options Options) error {
-	builder, err := Prepare(ctx, c.Host)
-	if err != nil {
+	if _, err := Prepare(ctx, c.Host); err != nil {
 		return err
 	}
+	var err error
 	if c.Network, err = ensureNetwork(ctx, options.Subnet); err != nil {
 		return err
 	}
 	if err := c.Host.EnsureRegistry(ctx, c.Network.Gateway().String()); err != nil {
 		return err
 	}
-	if err := c.Host.EnsureStorage(ctx); err != nil {
-		return err
-	}
-	return builder.EnsureOfficial(ctx, options.Images...)
+	return c.Host.EnsureStorage(ctx)
 }
 
 func (c *Cluster) ensureNodes(ctx context.Context, options Options) error {
