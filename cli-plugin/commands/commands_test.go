@@ -476,6 +476,9 @@ func TestUninstallRefuses(t *testing.T) {
 		want  string
 	}{
 		{doc: "not installed", setup: func(d *fakeswarm.Client) { d.Services = nil }, want: "there is nothing to remove"},
+		{doc: "a stack of somebody else", setup: func(d *fakeswarm.Client) {
+			d.Services = append(d.Services, service("openmanage_web", api.StackName, nil))
+		}, want: "the stack openmanage is not ours (service openmanage_web)"},
 		{doc: "an application", setup: func(d *fakeswarm.Client) { fakeswarm.Put(t, d, store.KindApplication, "pg", pg(0)) }, want: "there are applications: pg\n"},
 		{doc: "a volume in use", setup: func(d *fakeswarm.Client) {
 			fakeswarm.Put(t, d, store.KindVolume, "data", volume("data", "", &api.Owner{Hostname: "node2"}))

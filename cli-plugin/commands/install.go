@@ -73,10 +73,8 @@ func runInstall(ctx context.Context, dockerCLI command.Cli, deployer stackdeploy
 	if err != nil {
 		return err
 	}
-	for _, s := range services {
-		if _, ours := s.Spec.Labels[installation.VersionLabel]; !ours {
-			return fmt.Errorf("there is a stack named %s that is not ours (service %s)\nOpenManage needs that name: remove the stack, or deploy it under another", api.StackName, s.Spec.Name)
-		}
+	if foreign := installation.Foreign(services); foreign != "" {
+		return fmt.Errorf("there is a stack named %s that is not ours (service %s)\nOpenManage needs that name: remove the stack, or deploy it under another", api.StackName, foreign)
 	}
 	if o.resolveImage != "never" {
 		auth, err := command.RetrieveAuthTokenFromImage(dockerCLI.ConfigFile(), o.Image)

@@ -54,10 +54,8 @@ func runUninstall(ctx context.Context, dockerCLI command.Cli, o uninstallOptions
 	if len(services) == 0 {
 		return fmt.Errorf("%w; there is nothing to remove", preflight.ErrNotInstalled)
 	}
-	for _, s := range services {
-		if _, ours := s.Spec.Labels[installation.VersionLabel]; !ours {
-			return fmt.Errorf("the stack %s is not ours (service %s)\nRemove it with: docker stack rm %s", api.StackName, s.Spec.Name, api.StackName)
-		}
+	if foreign := installation.Foreign(services); foreign != "" {
+		return fmt.Errorf("the stack %s is not ours (service %s)\nRemove it with: docker stack rm %s", api.StackName, foreign, api.StackName)
 	}
 	records := store.New(docker)
 	if err := refuseIfUsed(ctx, records); err != nil {

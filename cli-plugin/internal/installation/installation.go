@@ -28,8 +28,19 @@ import (
 //go:embed stack.yaml.tmpl
 var source string
 
-// VersionLabel marks OpenManage's own services.
+// VersionLabel says of which version OpenManage's own services are.
 const VersionLabel = "openmanage.version"
+
+// Foreign returns the name of a service in the stack openmanage that is not
+// OpenManage's, or "": somebody else may have taken the name for a stack.
+func Foreign(services []swarm.Service) string {
+	for _, s := range services {
+		if s.Spec.Name != preflight.ManagerService && s.Spec.Name != preflight.NetworkService {
+			return s.Spec.Name
+		}
+	}
+	return ""
+}
 
 // Options of an installation.
 type Options struct {
