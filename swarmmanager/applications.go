@@ -215,20 +215,20 @@ func planApplication(o *observed, name string, old store.Application, exists boo
 
 func memberEvents(event func(member, kind, format string, args ...any), was, is store.Member, app store.Application) {
 	if was.Node != "" && is.Node != "" && was.Node != is.Node {
-		event(is.Name, "moved", "moved from node %s to node %s with its volume %s", was.Hostname, is.Hostname, is.Volume)
+		event(is.Name, "moved", "moved from %s to %s with its volume %s", was.Hostname, is.Hostname, is.Volume)
 	}
 	if was.Healthy != is.Healthy {
 		switch {
 		case is.Healthy && is.Name == app.Primary:
-			event(is.Name, "state", "healthy as primary on node %s", is.Hostname)
+			event(is.Name, "state", "healthy as primary on %s", is.Hostname)
 		case is.Healthy:
-			event(is.Name, "state", "healthy as %s on node %s", is.Role, is.Hostname)
+			event(is.Name, "state", "healthy as %s on %s", is.Role, is.Hostname)
 		default:
 			event(is.Name, "state", "no longer healthy: %s", is.Message)
 		}
 	}
 	if !was.Pinned && is.Pinned {
-		event(is.Name, "state", "pinned to node %s: its data is in a folder of that node alone", is.Hostname)
+		event(is.Name, "state", "pinned to %s: its data is in a folder of that node alone", is.Hostname)
 	}
 }
 
@@ -309,12 +309,17 @@ func why(o *observed, s dockerswarm.Service, is store.Member, v api.Volume, hasV
 		return fmt.Sprintf("its data is on node %s alone, which is not available; start that node", o.nodes[v.LastNode].Description.Hostname)
 	case u.NodeID == "":
 		return fmt.Sprintf("Swarm finds no node for task %s; see `docker service ps %s`", u.Task, s.Spec.Name)
-	case !ready(o.nodes[u.NodeID]):
+	case !ready(o.nodes[u.NodeID]) || !reports(o, u.NodeID):
 		return fmt.Sprintf("node %s does not answer", o.nodes[u.NodeID].Description.Hostname)
 	case hasVolume && v.Owner != nil && v.Owner.Node != u.NodeID:
 		return fmt.Sprintf("waits on node %s for volume %s, which node %s holds (epoch %d)", o.nodes[u.NodeID].Description.Hostname, v.Name, v.Owner.Hostname, v.Epoch)
 	}
 	return fmt.Sprintf("task %s is %s on node %s", u.Task, u.State, o.nodes[u.NodeID].Description.Hostname)
+}
+
+func reports(o *observed, node string) bool {
+	_, ok := o.reports[node]
+	return ok
 }
 
 // sameApplication tells whether a record need not be written. Progress messages

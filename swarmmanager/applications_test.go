@@ -81,7 +81,7 @@ func TestMemberThatMovesIsAnEventAndKeepsItsName(t *testing.T) {
 	next, events := planApplication(o, "pg", app, true)
 	assert.Equal(t, next.Members[0].Hostname, "node3")
 	assert.Equal(t, len(events), 1)
-	assert.Equal(t, events[0].Text, "moved from node node1 to node node3 with its volume pg-1")
+	assert.Equal(t, events[0].Text, "moved from node1 to node3 with its volume pg-1")
 	assert.Equal(t, next.Primary, "pg-1")
 }
 

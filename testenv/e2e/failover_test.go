@@ -46,7 +46,7 @@ func TestNodeKilledMembersComeBackElsewhereWithTheirData(t *testing.T) {
 
 	history, err := s.CLI(ctx, "events", "pg")
 	assert.NilError(t, err)
-	assert.Check(t, is.Contains(history, "moved from node "+dead.Name), history)
+	assert.Check(t, is.Contains(history, "moved from "+dead.Name), history)
 }
 
 // waitMoved waits until every member that was on node is healthy elsewhere, and
