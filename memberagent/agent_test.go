@@ -71,9 +71,11 @@ while :; do wait; sleep 1000; done`)
 	return s.process, err
 }
 
-func (s *stubbornServer) Probe(_ context.Context, o api.MemberOrders) memberagent.Probe {
-	return memberagent.Probe{Up: true, Healthy: true, Role: o.Role}
+func (s *stubbornServer) Probe(ctx context.Context, _ api.MemberOrders) memberagent.Probe {
+	data, err := s.Inspect(ctx)
+	return memberagent.Probe{Up: err == nil, Healthy: true, Role: data.Role}
 }
+
 func (s *stubbornServer) Adapt(context.Context, api.MemberOrders) error { return nil }
 func (s *stubbornServer) Stop(context.Context) error                    { return s.process.Signal(syscall.SIGINT) }
 
@@ -193,7 +195,10 @@ func TestOneEngineOnAVolumeThatTwoAgentsSee(t *testing.T) {
 	m.Signal(syscall.SIGKILL)
 	m.Wait()
 	assert.Assert(t, len(m.Engines()) > 0)
-	second.Await("still waiting", func(s api.MemberStatus) bool { return s.State == api.StateWaiting })
+	for range 5 {
+		s := second.Await("a report", func(api.MemberStatus) bool { return true })
+		assert.Equal(t, s.State, api.StateWaiting)
+	}
 	m.KillAll()
 	second.Await("its turn", running)
 }

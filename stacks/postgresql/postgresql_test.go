@@ -494,6 +494,20 @@ func TestHalfMadeDatabaseIsMadeAnew(t *testing.T) {
 	_, err := os.Stat(filepath.Join(standby.Volume, "pgdata"))
 	assert.ErrorIs(t, err, os.ErrNotExist)
 	standby.Start()
+	// While it copies, the primary does not know it by the name that counts for
+	// synchronous commits.
+	var copies int
+	for errors.Is(err, os.ErrNotExist) {
+		names := c.must("pg-1", "SELECT coalesce(string_agg(application_name, ','), '') FROM pg_stat_replication")
+		_, err = os.Stat(filepath.Join(standby.Volume, "pgdata"))
+		if errors.Is(err, os.ErrNotExist) {
+			assert.Assert(t, !slices.Contains(strings.Split(names, ","), "pg-2"), names)
+			if strings.Contains(names, "pg-2 copy") {
+				copies++
+			}
+		}
+	}
+	assert.Assert(t, copies > 0, "the copy was not seen")
 	standby.Await("a healthy standby", healthy)
 	c.eventually("pg-2", "SELECT count(*) FROM t", "200000")
 }
