@@ -306,10 +306,10 @@ func TestCreate(t *testing.T) {
 	t.Run("again with other options is refused and says which", func(t *testing.T) {
 		s := session{docker: docker}
 		err := s.create(t, deployer, "postgresql", "pg", "--replicas", "2", "--image", "postgres:16", "--volume-size", "20GiB", "--memory", "1GiB",
-			"--set", "max_connections=300", "--set", "work_mem=8MB")
+			"--publish", "15432", "--network", "apps", "--set", "max_connections=300", "--set", "work_mem=8MB")
 		assert.ErrorContains(t, err, "pg exists already, with other options:\n"+
 			"  --replicas is 3, you ask for 2\n  --image is postgres:17, you ask for postgres:16\n  --volume-size is 10GiB, you ask for 20GiB\n"+
-			"  --memory is 0, you ask for 1GiB\n  --set max_connections is 200, you ask for 300\n  --set work_mem is not set, you ask for 8MB\n")
+			"  --memory is 0, you ask for 1GiB\n  --publish is nothing, you ask for 15432:5432\n  --set max_connections is 200, you ask for 300\n  --set work_mem is not set, you ask for 8MB\n  --network apps is not attached\n")
 		assert.Equal(t, len(deployer.deploys), 1)
 	})
 }

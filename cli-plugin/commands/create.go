@@ -198,7 +198,14 @@ func (c *creation) lookForEarlier(ctx context.Context, docker client.APIClient, 
 		return nil // it failed or was cut short: go on
 	}
 	c.finished = true
-	if diff := differences(c.options, flags, c.services); len(diff) > 0 {
+	diff := differences(c.options, flags, c.services)
+	for _, name := range c.options.Networks {
+		res, err := docker.NetworkInspect(ctx, name, client.NetworkInspectOptions{Scope: "swarm"})
+		if err != nil || !attached(c.services[0], res.Network.ID) {
+			diff = append(diff, "--network "+name+" is not attached")
+		}
+	}
+	if len(diff) > 0 {
 		n := c.options.Name
 		return fmt.Errorf("%s exists already, with other options:\n  %s\n"+
 			"create does not change what exists. To change it, edit its stack and deploy it again:\n"+
@@ -250,6 +257,15 @@ func differences(o stacks.Options, flags *pflag.FlagSet, services []swarm.Servic
 	if flags.Changed("cpus") {
 		say("cpus", o.CPUs, fmt.Sprint(float64(limits.NanoCPUs)/1e9))
 	}
+	if flags.Changed("publish") {
+		var published []stacks.Publish
+		if spec.EndpointSpec != nil {
+			for _, p := range spec.EndpointSpec.Ports {
+				published = append(published, stacks.Publish{Published: int(p.PublishedPort), Target: int(p.TargetPort)})
+			}
+		}
+		say("publish", portList(o.Publish), portList(published))
+	}
 	deployed := map[string]string{}
 	if label := spec.Labels[api.LabelParameters]; label != "" {
 		_ = json.Unmarshal([]byte(label), &deployed) // a label that was spoilt differs in every key
@@ -262,6 +278,24 @@ func differences(o stacks.Options, flags *pflag.FlagSet, services []swarm.Servic
 		say("set "+key, o.Parameters[key], is)
 	}
 	return diff
+}
+
+// portList writes ports as --publish spells them, in order.
+func portList(ports []stacks.Publish) string {
+	words := make([]string, 0, len(ports))
+	for _, p := range ports {
+		words = append(words, fmt.Sprintf("%d:%d", p.Published, p.Target))
+	}
+	if len(words) == 0 {
+		return "nothing"
+	}
+	slices.Sort(words)
+	return strings.Join(words, ", ")
+}
+
+// attached says whether a service's tasks are attached to a network.
+func attached(s swarm.Service, networkID string) bool {
+	return slices.ContainsFunc(s.Spec.TaskTemplate.Networks, func(n swarm.NetworkAttachmentConfig) bool { return n.Target == networkID })
 }
 
 // lookForVolumes finds the volumes of the members that exist, and returns how many

@@ -142,10 +142,13 @@ func Exec(ctx context.Context, dockerCLI command.Cli, application string, args [
 	} else {
 		_, err = stdcopy.StdCopy(dockerCLI.Out(), dockerCLI.Err(), res.Reader)
 	}
-	if err != nil && ctx.Err() == nil {
+	if ctx.Err() != nil {
+		return cli.StatusError{StatusCode: 130, Status: "interrupted"}
+	}
+	if err != nil {
 		return fmt.Errorf("the connection to %s broke: %w", application, err)
 	}
-	inspect, err := docker.ExecInspect(context.WithoutCancel(ctx), created.ID, client.ExecInspectOptions{})
+	inspect, err := docker.ExecInspect(ctx, created.ID, client.ExecInspectOptions{})
 	if err != nil {
 		return fmt.Errorf("read how the session on %s ended: %w", application, err)
 	}
