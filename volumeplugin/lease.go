@@ -130,10 +130,7 @@ func (p *plugin) reportLoop(ctx context.Context) {
 		case slots <- struct{}{}:
 			round.Go(func() {
 				defer func() { <-slots }()
-				if err := p.reportOnce(ctx); err != nil && ctx.Err() == nil {
-					p.log.Warn("no leading manager answers", "error", err)
-					p.failsafe(ctx)
-				}
+				p.noteLeader(p.reportOnce(ctx))
 			})
 		default:
 		}
@@ -144,6 +141,18 @@ func (p *plugin) reportLoop(ctx context.Context) {
 		case <-p.report:
 		}
 	}
+}
+
+// noteLeader logs when the leader goes and comes.
+func (p *plugin) noteLeader(err error) {
+	if gone := err != nil; p.leaderless.Swap(gone) == gone {
+		return
+	}
+	if err != nil {
+		p.log.Warn("no leading manager answers", "error", err)
+		return
+	}
+	p.log.Info("a leading manager answers again")
 }
 
 // reportOnce sends one report and does what the answer says.

@@ -68,7 +68,8 @@ func (c Config) withDefaults() Config {
 	set(&c.PeerAddr, fmt.Sprintf(":%d", api.PeerPort))
 	set(&c.Agent, "/proc/self/exe")
 	if c.Log == nil {
-		c.Log = hclog.New(&hclog.LoggerOptions{Name: "volume-plugin", JSONFormat: true, Level: hclog.LevelFromString(os.Getenv("LOG_LEVEL"))})
+		// Docker takes what a plugin writes to standard error for errors.
+		c.Log = hclog.New(&hclog.LoggerOptions{Name: "volume-plugin", Output: os.Stdout, JSONFormat: true, Level: hclog.LevelFromString(os.Getenv("LOG_LEVEL"))})
 	}
 	return c
 }
@@ -115,7 +116,9 @@ type plugin struct {
 
 	cache  recordCache
 	report chan struct{} // asks for a report now
-	last   atomic.Int64  // p.now() of the last answer of a leader
+	last   atomic.Int64  // p.now() of the last answer of a leader, or of the start
+
+	leaderless atomic.Bool // the last report failed
 
 	preferred atomic.Pointer[string] // manager that answered last
 }
@@ -189,6 +192,7 @@ func (p *plugin) run(ctx context.Context, open func(node string) backend) error 
 	if err != nil {
 		return fmt.Errorf("state file %s: %w; it says which volumes are mounted here: repair it, or restart the node and remove it", p.state.path(), err)
 	}
+	p.last.Store(int64(p.now()))
 	// Before anything that may wait: what is mounted here has a lease that may
 	// be running out.
 	p.takeUp(holds, times)
@@ -213,6 +217,7 @@ func (p *plugin) run(ctx context.Context, open func(node string) backend) error 
 	p.backend = open(p.node.ID)
 	close(p.ready)
 	wait.Go(func() { p.reportLoop(ctx) })
+	wait.Go(func() { p.failsafeLoop(ctx) })
 	p.rebuild(ctx)
 	wait.Go(func() { p.reconcileLoop(ctx) })
 	<-ctx.Done()

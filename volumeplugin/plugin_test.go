@@ -354,24 +354,57 @@ func TestAllOtherNodesKeepTheLeaseWithoutManagers(t *testing.T) {
 	assert.Assert(t, b.plugin.promisedReason("v") != "")
 }
 
+func TestANodeThatReachesAPeerButNotThePeersLeaderStopsWithItsLease(t *testing.T) {
+	l, dir := newLeader(), t.TempDir()
+	l.declare("v", nil)
+	l.nodes = []api.Node{{ID: "a"}, {ID: "b"}}
+	a, b := newNode(t, "a", dir, l), newNode(t, "b", dir, l)
+	a.peers["b"] = b
+	a.mustMount("v", "id")
+	eventually(t, "a report told of the nodes", func() bool {
+		a.plugin.mu.Lock()
+		defer a.plugin.mu.Unlock()
+		return len(a.plugin.nodes) == 2
+	})
+	l.set(func() {
+		l.refuse = func(node, _ string, _ any) error {
+			if node == "a" {
+				return errDown
+			}
+			return nil
+		}
+	})
+	end := a.plugin.volume("v").holding().until()
+	eventually(t, "fenced", func() bool { return !a.mounted("v") })
+	assert.Assert(t, a.plugin.now() < end+3*time.Second)
+	assert.Equal(t, b.plugin.promisedReason("v"), "")
+}
+
 func TestANodeKeepsItsPromiseOverAKill(t *testing.T) {
 	l := newLeader()
 	l.declare("v", nil)
 	n := newNode(t, "b", t.TempDir(), l)
 	eventually(t, "started", n.plugin.rebuilt.Load)
+	l.set(func() { l.down = true })
+	eventually(t, "the leader is gone", func() bool { return n.plugin.sinceLeader() > failsafeAfter })
 	assert.Assert(t, n.plugin.promise("a", api.Promise{Lease: api.LeaseDuration, Volumes: []string{"v"}}) == nil)
 	promised := bootClock()
 	n.kill()
+	l.set(func() { l.down = false })
 	n.mustMount("v", "id")
 	assert.Assert(t, bootClock()-promised >= api.LeaseDuration-100*time.Millisecond, "mounted within the promise")
+	l.set(func() { l.down = true })
+	eventually(t, "the leader is gone", func() bool { return n.plugin.sinceLeader() > failsafeAfter })
 	refused := n.plugin.promise("a", api.Promise{Lease: api.LeaseDuration, Volumes: []string{"v"}})
-	assert.Equal(t, refused.Code, api.ErrConflict, "what it holds it does not promise")
+	assert.ErrorContains(t, refused, "holds volume v itself")
 	assert.Equal(t, n.plugin.promisedReason("v"), "")
 }
 
 func TestAPromiseThatMakesNoSenseIsRefused(t *testing.T) {
 	n := newNode(t, "b", t.TempDir(), newLeader())
 	eventually(t, "started", n.plugin.rebuilt.Load)
+	n.leader.set(func() { n.leader.down = true })
+	eventually(t, "the leader is gone", func() bool { return n.plugin.sinceLeader() > failsafeAfter })
 	n.plugin.cache.put(api.Volume{VolumeSpec: api.VolumeSpec{Name: "v"}, Owner: &api.Owner{Node: "c"}})
 	for _, c := range []struct {
 		caller, code string

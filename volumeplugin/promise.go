@@ -34,6 +34,17 @@ type peerCaller interface {
 	Promise(ctx context.Context, node api.Node, req api.Promise) error
 }
 
+// failsafeInterval is the time between two rounds of questions.
+const failsafeInterval = 500 * time.Millisecond
+
+// failsafeLoop asks for promises as long as no leader answers. It does not wait for
+// a report to fail: that takes time which the lease does not have.
+func (p *plugin) failsafeLoop(ctx context.Context) {
+	for sleep(ctx, failsafeInterval) {
+		p.failsafe(ctx)
+	}
+}
+
 // failsafe renews the leases of this node without a leader, if a majority of the
 // managers or else every other node promises to leave our volumes alone.
 func (p *plugin) failsafe(ctx context.Context) {
@@ -44,7 +55,7 @@ func (p *plugin) failsafe(ctx context.Context) {
 			held, holds = append(held, v.name), append(holds, h)
 		}
 	}
-	if len(holds) == 0 || p.now()-time.Duration(p.last.Load()) < failsafeAfter {
+	if len(holds) == 0 || p.sinceLeader() < failsafeAfter {
 		return
 	}
 	req := api.Promise{Lease: api.LeaseDuration, Volumes: held}
@@ -52,17 +63,20 @@ func (p *plugin) failsafe(ctx context.Context) {
 	if err != nil {
 		var nodesErr error
 		if sent, nodesErr = p.nodesPromise(ctx, req); nodesErr != nil {
-			p.log.Warn("leases not renewed without a leader", "managers", err, "nodes", nodesErr)
+			p.log.Debug("leases not renewed without a leader", "managers", err, "nodes", nodesErr)
 			return
 		}
 		by = "every other node"
 	}
-	p.log.Info("leases renewed without a leader", "by", by, "volumes", len(held))
+	p.log.Debug("leases renewed without a leader", "by", by, "volumes", len(held))
 	for _, h := range holds {
 		h.renew(sent + api.LeaseDuration)
 	}
 	p.saveTimes()
 }
+
+// sinceLeader is how long ago a leader answered, or the plugin started.
+func (p *plugin) sinceLeader() time.Duration { return p.now() - time.Duration(p.last.Load()) }
 
 // managersPromise returns when the earliest of a majority of accepted requests
 // was sent.
@@ -146,6 +160,12 @@ func (p *plugin) promise(caller string, req api.Promise) *api.Error {
 	}
 	if caller == p.node.ID {
 		return refuse(api.ErrForbidden, "a node does not promise to itself")
+	}
+	// Who reaches a peer but not the leader that the peer reaches must stop when
+	// its lease ends: that leader may give its volumes away, also to a node that
+	// the caller has never heard of.
+	if p.sinceLeader() < failsafeAfter {
+		return refuse(api.ErrConflict, "node %s hears the leading manager; report to it", p.node.Hostname)
 	}
 	for _, name := range req.Volumes {
 		if r, ok := p.cache.get(name); ok && r.Owner != nil && r.Owner.Node != caller && r.LastNode != caller {
