@@ -80,8 +80,7 @@ func (m *maker) ensureNode(ctx context.Context, spec nodeSpec) error {
 			return nil
 		case made == hash && (state == "exited" || state == "created"):
 			m.c.Host.Progress.Step("starting node %d", spec.Number)
-			_, err := host.Docker(ctx, "start", name)
-			return err
+			return startContainer(ctx, name)
 		}
 		// Made from something else, or half made. What a node knows lies on its
 		// volume, so it stays who it is.
@@ -92,6 +91,20 @@ func (m *maker) ensureNode(ctx context.Context, spec nodeSpec) error {
 	m.c.Host.Progress.Step("making node %d", spec.Number)
 	create := append([]string{"run", "--detach", "--label", labelSpec + "=" + hash}, args...)
 	_, err = host.Docker(ctx, create...)
+	return err
+}
+
+// startContainer starts a container that is not running, whatever its last life
+// has left.
+func startContainer(ctx context.Context, name string) error {
+	id, err := host.Docker(ctx, "inspect", "--format", "{{.Id}}", name)
+	if err != nil {
+		return err
+	}
+	if err := host.ClearContainer(ctx, strings.TrimSpace(id)); err != nil {
+		return err
+	}
+	_, err = host.Docker(ctx, "start", name)
 	return err
 }
 

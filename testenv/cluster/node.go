@@ -80,7 +80,7 @@ func (n *Node) Start(ctx context.Context) error {
 		return err
 	}
 	if state != "running" {
-		if _, err := host.Docker(ctx, "start", n.Container()); err != nil {
+		if err := startContainer(ctx, n.Container()); err != nil {
 			return fmt.Errorf("%s cannot be started: %w", n.Name, err)
 		}
 	}
