@@ -63,7 +63,7 @@ func (s *stubbornServer) Join(ctx context.Context, o api.MemberOrders, p membera
 func (s *stubbornServer) Start(ctx context.Context, o api.MemberOrders) (*memberagent.Process, error) {
 	cmd := exec.Command("sh", "-c", `trap '' TERM QUIT INT
 setsid sh -c 'trap "" TERM QUIT INT; while :; do sleep 1000; done' &
-(setsid sh -c 'true') &
+(sleep 0.2 &) # an orphan
 while :; do wait; sleep 1000; done`)
 	cmd.Dir = s.member.Data
 	var err error

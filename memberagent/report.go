@@ -112,6 +112,10 @@ func (a *agent) reportOnce(ctx context.Context) {
 			lease, why = 0, misplaced
 		}
 	}
+	if o := answer.Orders; o != nil && o.Member != a.config.Member {
+		a.log.Error("ignoring orders for another member", "for", o.Member)
+		answer.Orders = nil
+	}
 	a.lease.renew(sent, lease, answer.Epoch, why)
 	a.heard.answered(answer, misplaced)
 	a.wake()

@@ -11,9 +11,11 @@ import (
 )
 
 const (
-	// probeInterval is between two probes of a running server; probeTimeout ends
-	// one that hangs.
+	// probeInterval is between two probes of a running server, eagerInterval of
+	// one that is not healthy yet, for which others wait; probeTimeout ends one
+	// that hangs.
 	probeInterval = time.Second
+	eagerInterval = 200 * time.Millisecond
 	probeTimeout  = 3 * time.Second
 	// adaptInterval is after how long Adapt is called without a change of orders,
 	// to mend what somebody changed by hand.
@@ -197,8 +199,9 @@ func (a *agent) progress(state api.MemberState) Progress {
 
 // tend probes the running server and adapts it to its orders until it ends.
 func (a *agent) tend(leaving, term context.Context, process *Process, role api.Role) error {
-	tick := time.NewTicker(probeInterval)
-	defer tick.Stop()
+	next := time.NewTimer(eagerInterval)
+	defer next.Stop()
+	began := a.lease.now()
 	var adapted api.MemberOrders
 	var adaptedAt time.Duration
 	for {
@@ -214,7 +217,7 @@ func (a *agent) tend(leaving, term context.Context, process *Process, role api.R
 		case <-leaving.Done():
 			a.stop(term, process, "the member stops")
 			return nil
-		case <-tick.C:
+		case <-next.C:
 		case <-a.news:
 			orders, _, _, _ := a.heard.last()
 			if orders.Role != role && orders.Role != "" {
@@ -225,6 +228,11 @@ func (a *agent) tend(leaving, term context.Context, process *Process, role api.R
 		}
 		orders, _, _, _ := a.heard.last()
 		probe := a.probe(term, *orders)
+		if probe.Healthy || a.lease.now()-began > steady {
+			next.Reset(probeInterval)
+		} else {
+			next.Reset(eagerInterval)
+		}
 		if probe.Up && probe.Role != role {
 			// Somebody promoted it by hand. There is no order for it.
 			a.stop(term, process, fmt.Sprintf("it runs as %s without an order", probe.Role))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/openmanage/openmanage/internal/api"
@@ -45,7 +46,7 @@ func (s *server) Probe(ctx context.Context, orders api.MemberOrders) memberagent
 	p.Up = true
 	p.Timeline = atoi(row[1])
 	p.Position, _ = strconv.ParseUint(row[2], 10, 64)
-	p.Version = s.conn.ParameterStatus("server_version")
+	p.Version, _, _ = strings.Cut(s.conn.ParameterStatus("server_version"), " ") // 17.2 (Debian 17.2-1)
 	if row[0] != "t" {
 		p.Role, p.Healthy = api.RolePrimary, true
 		p.LagBytes, p.LagSeconds = 0, 0
