@@ -15,6 +15,7 @@ import (
 
 	"github.com/openmanage/openmanage/testenv/cluster"
 	"github.com/openmanage/openmanage/testenv/host"
+	"github.com/openmanage/openmanage/testenv/images"
 	"github.com/openmanage/openmanage/testenv/progress"
 )
 
@@ -114,7 +115,9 @@ func statusCommand(s *settings) *cobra.Command {
 				return err
 			}
 			printStatus(cmd, statuses)
-			return swarmError
+			names, err := images.InRegistry(cmd.Context(), c.Host)
+			fmt.Fprintf(cmd.OutOrStdout(), "\nImages: %s\n", strings.Join(names, " "))
+			return errors.Join(swarmError, err)
 		},
 	}
 }

@@ -59,8 +59,14 @@ func (b *Builder) Product(ctx context.Context, binary, name string) error {
 		"Dockerfile": {Content: "FROM " + base + "\nCOPY openmanage " + binaryPath + "\nENTRYPOINT [\"" + binaryPath + "\"]\n", Mode: 0o644},
 	}
 	local := b.registryName(name)
+	before, _, _ := host.Output(ctx, "docker", "--host", host.EngineHost, "image", "inspect", "--format", "{{.Id}}", local)
 	if err := b.build(ctx, local, files); err != nil {
 		return fmt.Errorf("image %s: %w", name, err)
+	}
+	// Every change of the code would leave one behind. It stays if it has
+	// another name or is the same.
+	if id := strings.TrimSpace(before); id != "" {
+		_, _, _ = host.Output(ctx, "docker", "--host", host.EngineHost, "rmi", id)
 	}
 	if err := b.push(ctx, local); err != nil {
 		return err
