@@ -90,6 +90,18 @@ func Open(ctx context.Context, options Options) (*Cluster, error) {
 	return c, nil
 }
 
+// Exclusive waits until no other test program has the test environment to itself,
+// and returns what ends our turn. Programs that break nodes take turns with it:
+// go test runs the tests of several packages at once. It ends with the program,
+// however that ends.
+func Exclusive(ctx context.Context, options Options) (release func(), err error) {
+	machine, err := host.New(options.StateDir, options.Progress)
+	if err != nil {
+		return nil, err
+	}
+	return machine.LockForTests(ctx)
+}
+
 // Nodes returns all nodes by number.
 func (c *Cluster) Nodes() []*Node {
 	c.mu.Lock()

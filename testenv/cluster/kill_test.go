@@ -21,7 +21,11 @@ func realCluster(t *testing.T) *Cluster {
 	if os.Getenv("OPENMANAGE_E2E") == "" {
 		t.Skip("breaks nodes of the test environment; run with OPENMANAGE_E2E=1")
 	}
-	c, err := Up(t.Context(), Options{Progress: progress.To(t.Output())})
+	options := Options{Progress: progress.To(t.Output())}
+	release, err := Exclusive(t.Context(), options)
+	assert.NilError(t, err)
+	t.Cleanup(release)
+	c, err := Up(t.Context(), options)
 	assert.NilError(t, err)
 	assert.NilError(t, c.Heal(t.Context()))
 	// The test's own context has ended by then.

@@ -15,7 +15,17 @@ import (
 // Lock waits until no other command changes the test environment and returns
 // the unlocking. The kernel unlocks when the holder dies, however it dies.
 func (h *Host) Lock(ctx context.Context) (unlock func(), err error) {
-	path := filepath.Join(runDir, strings.ReplaceAll(strings.TrimPrefix(h.StateDir, "/"), "/", "-")+".lock")
+	return h.lock(ctx, "lock")
+}
+
+// LockForTests waits until no other test program breaks nodes, and returns the
+// unlocking. It is another lock than Lock, which its holder's commands take.
+func (h *Host) LockForTests(ctx context.Context) (unlock func(), err error) {
+	return h.lock(ctx, "tests.lock")
+}
+
+func (h *Host) lock(ctx context.Context, kind string) (unlock func(), err error) {
+	path := filepath.Join(runDir, strings.ReplaceAll(strings.TrimPrefix(h.StateDir, "/"), "/", "-")+"."+kind)
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
