@@ -9,7 +9,9 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 	"text/template"
 	"time"
@@ -177,7 +179,9 @@ func Check(ctx context.Context, docker client.APIClient, now time.Time) (reports
 // taskProblem says which of our services does not run on a node, and why.
 func taskProblem(node swarm.Node, services map[string]string, tasks []swarm.Task) string {
 	var problems []string
-	for id, name := range services {
+	ids := slices.SortedFunc(maps.Keys(services), func(a, b string) int { return strings.Compare(services[a], services[b]) })
+	for _, id := range ids {
+		name := services[id]
 		if name == preflight.ManagerService && node.Spec.Role != swarm.NodeRoleManager {
 			continue
 		}

@@ -191,7 +191,7 @@ func (n NodeState) Problem() string {
 	case n.Record.Problem != "" && !n.Record.Reporting:
 		return n.Record.Problem
 	case !n.Record.Reporting:
-		return "the plugin has not reported since " + n.Record.Since.Local().Format(time.DateTime)
+		return "the plugin does not report, since " + n.Record.Since.Local().Format(time.TimeOnly)
 	case n.Record.Storage.Error != "":
 		return "its storage: " + n.Record.Storage.Error
 	}
