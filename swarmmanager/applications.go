@@ -250,9 +250,9 @@ func syncMode(app *store.Application, s dockerswarm.Service, members int) string
 	switch mode := s.Spec.Labels[api.LabelSyncMode]; mode {
 	case "quorum", "off":
 		return mode
+	case "":
 	default:
 		app.Problems = append(app.Problems, fmt.Sprintf("label %s=%q on service %s is not known; choose quorum or off", api.LabelSyncMode, mode, s.Spec.Name))
-	case "":
 	}
 	if members >= 3 {
 		return "quorum"

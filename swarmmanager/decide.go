@@ -75,7 +75,7 @@ func decideAttach(f attachFacts) attachDecision {
 		}
 		return attachDecision{task: task}
 	}
-	held := holder(v, f)
+	held := holder(v)
 	switch {
 	case task == "":
 		return no(api.ErrHeld, "%s; no task that mounts it is assigned to node %s", held, f.hostname)
@@ -110,7 +110,7 @@ func assigned(uses []swarm.Use, node string) (here string, elsewhere *swarm.Use)
 }
 
 // holder names who holds v, in words.
-func holder(v api.Volume, f attachFacts) string {
+func holder(v api.Volume) string {
 	who := "a container"
 	if v.Owner.Task != "" {
 		who = "task " + v.Owner.Task

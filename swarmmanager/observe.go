@@ -56,7 +56,8 @@ func (m *Manager) followEvents(ctx context.Context) {
 			select {
 			case <-stream.Messages:
 				m.apps.trigger()
-			case <-stream.Err:
+			case err := <-stream.Err:
+				m.log.Debug("event stream ended", "error", err)
 				break read
 			}
 		}

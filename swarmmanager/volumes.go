@@ -283,7 +283,7 @@ func (v *volumes) attach(ctx context.Context, node string, req api.AttachRequest
 	}
 	if d.fence {
 		if err := v.barNode(ctx, r.Value.Owner.Node); err != nil {
-			return api.Attachment{}, refuse(api.ErrNotYet, "%s and may still hold its lease: %v", holder(r.Value, facts), err)
+			return api.Attachment{}, refuse(api.ErrNotYet, "%s and may still hold its lease: %v", holder(r.Value), err)
 		}
 	}
 	failpoint.Hit("attach:decided")

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 
 	"github.com/openmanage/openmanage/internal/version"
@@ -16,15 +15,5 @@ func runVolumePlugin(ctx context.Context, _ []string) (int, error) {
 }
 
 func runAgent(ctx context.Context, args []string) (int, error) {
-	config, err := memberagent.FromEnv(os.Getenv)
-	if err != nil {
-		return 1, err
-	}
-	if len(args) > 0 && args[0] == "health" {
-		why, err := memberagent.Health(ctx, config)
-		fmt.Println(why)
-		return failed(err)
-	}
-	config.Engines = []memberagent.Engine{postgresql.Engine{}}
-	return failed(memberagent.Run(ctx, config))
+	return memberagent.Main(ctx, args, os.Getenv, os.Stdout, os.Stderr, postgresql.Engine{}), nil
 }

@@ -142,7 +142,7 @@ func dialExec(ctx context.Context, m api.LiveMember, req api.ExecRequest) (net.C
 		return nil, nil, err
 	}
 	reader := bufio.NewReader(conn)
-	res, err := http.ReadResponse(reader, post)
+	res, err := http.ReadResponse(reader, post) //nolint:bodyclose // the body is the connection
 	if err != nil {
 		conn.Close()
 		return nil, nil, err
