@@ -340,6 +340,11 @@ func (n *testNode) mounted(name string) bool {
 	return len(m) > 0
 }
 
+func (n *testNode) reflinks() bool {
+	<-n.plugin.ready
+	return n.plugin.backend.Storage().Reflink
+}
+
 func (n *testNode) image(name string) string { return filepath.Join(n.dir, name) }
 
 // eventually polls until ok or 20 s are over.

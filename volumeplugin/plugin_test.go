@@ -283,8 +283,10 @@ func TestALostVolumeIsFencedAtOnceAndForgotten(t *testing.T) {
 	n := newNode(t, "a", t.TempDir(), l)
 	n.mustMount("v", "id")
 	n.engine.set("v", user{ID: "c1", Live: true})
+	h := n.plugin.volume("v").holding()
 	l.set(func() { l.records["v"].Owner, l.records["v"].Epoch = &api.Owner{Node: "b"}, 9 })
 	eventually(t, "let go", func() bool { return n.plugin.volume("v").holding() == nil && !n.mounted("v") })
+	assert.Assert(t, n.plugin.now() < h.until(), "long before its lease would have ended")
 	assert.Equal(t, l.record("v").Owner.Node, "b", "the new owner is left alone")
 	assert.DeepEqual(t, n.engine.killed(), []string{"c1"})
 }
@@ -562,6 +564,24 @@ func TestAFencedWriterIsLeftBehindOnTheOldDevice(t *testing.T) {
 	assert.Equal(t, readFile(t, filepath.Join(other, "row")), "1")
 	_, err = os.Stat(b.image("v-0123.img"))
 	assert.Assert(t, os.IsNotExist(err), "the abandoned device has no name any more")
+}
+
+func TestWhereNoCopyCanBeMadeAFenceKeepsTheDevice(t *testing.T) {
+	l := newLeader()
+	l.declare("v", nil)
+	n := newNode(t, "a", t.TempDir(), l)
+	if n.reflinks() {
+		t.Skip("the temporary folder is on a filesystem with reflink")
+	}
+	writeFile(t, filepath.Join(n.mustMount("v", "id"), "row"), "1")
+	assert.NilError(t, n.unmount("v", "id"))
+	l.set(func() { l.records["v"].Fence = true })
+	path := n.mustMount("v", "id2")
+	assert.Equal(t, readFile(t, filepath.Join(path, "row")), "1")
+	assert.Equal(t, l.record("v").Device, "v-0123.img")
+	assert.Assert(t, !l.record("v").Fence)
+	_, err := os.Stat(n.image("v-0123.img"))
+	assert.NilError(t, err, "the device in use keeps its name")
 }
 
 func TestTheOldDeviceStaysUntilTheLeaderHasRecordedTheNewOne(t *testing.T) {
