@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/pluginref"
 )
 
 // enableTimeout is how long Docker waits for the plugin to answer, in seconds.
@@ -36,7 +36,7 @@ func (h *helper) ensurePlugin(ctx context.Context) (reference string, err error)
 		return "", fmt.Errorf("ask the engine for its plugin %s: %w", api.PluginName, err)
 	}
 	p := res.Plugin
-	if h.Plugin != "" && !sameReference(p.PluginReference, h.Plugin) {
+	if h.Plugin != "" && !pluginref.Same(p.PluginReference, h.Plugin) {
 		if err := h.upgradePlugin(ctx, p); err != nil {
 			return p.PluginReference, err
 		}
@@ -68,13 +68,22 @@ func (h *helper) installPlugin(ctx context.Context) error {
 	return nil
 }
 
-// upgradePlugin replaces the plugin while nothing on this node uses it. Docker
-// itself refuses to disable a plugin whose volumes are in use (without force,
-// which is never given: containers would keep mounts that nobody guards).
+// upgradePlugin replaces the plugin while no container on this node uses it:
+// containers would keep mounts that nobody guards. Docker counts every volume it
+// has heard of as a use, mounted or not, so it is asked to disable by force, after
+// a look at what is really in use. A mount that begins between the two is ended
+// like one by a plugin that was killed: Swarm starts the task again.
 func (h *helper) upgradePlugin(ctx context.Context, p plugin.Plugin) error {
+	user, err := h.pluginUser(ctx)
+	if err != nil {
+		return err
+	}
+	if user != "" {
+		return fmt.Errorf("the volume plugin here is %s; it is replaced by %s when no container uses it, and %s does: drain the node (`docker node update --availability drain`)", p.PluginReference, h.Plugin, user)
+	}
 	if p.Enabled {
-		if _, err := h.Docker.PluginDisable(ctx, api.PluginName, client.PluginDisableOptions{}); err != nil {
-			return fmt.Errorf("the volume plugin is %s, %s is wanted, and it cannot be replaced now: %w; drain the node, then it is replaced", p.PluginReference, h.Plugin, err)
+		if _, err := h.Docker.PluginDisable(ctx, api.PluginName, client.PluginDisableOptions{Force: true}); err != nil {
+			return fmt.Errorf("disable the volume plugin %s, to replace it by %s: %w", p.PluginReference, h.Plugin, err)
 		}
 	}
 	progress, err := h.Docker.PluginUpgrade(ctx, api.PluginName, client.PluginUpgradeOptions{
@@ -96,6 +105,24 @@ func (h *helper) upgradePlugin(ctx context.Context, p plugin.Plugin) error {
 	return nil
 }
 
+// pluginUser names a container that runs, or is about to, on a volume of the plugin.
+func (h *helper) pluginUser(ctx context.Context) (string, error) {
+	res, err := h.Docker.ContainerList(ctx, client.ContainerListOptions{
+		All: true, Filters: make(client.Filters).Add("status", "created", "restarting", "running", "paused"),
+	})
+	if err != nil {
+		return "", fmt.Errorf("list this node's containers: %w", err)
+	}
+	for _, c := range res.Items {
+		for _, m := range c.Mounts {
+			if strings.TrimSuffix(m.Driver, ":latest") == api.PluginName {
+				return "container " + strings.TrimPrefix(strings.Join(c.Names, ","), "/"), nil
+			}
+		}
+	}
+	return "", nil
+}
+
 // drain reads a progress stream to its end; the work goes on only while it is read.
 func drain(r io.ReadCloser) error {
 	defer r.Close()
@@ -107,17 +134,4 @@ func drain(r io.ReadCloser) error {
 		return errors.New(strings.TrimSpace(string(out)[i:]))
 	}
 	return nil
-}
-
-// sameReference compares references as Docker spells them: docker.io and the
-// library are implied.
-func sameReference(a, b string) bool {
-	short := func(r string) string {
-		r = strings.TrimPrefix(r, "docker.io/")
-		if !slices.Contains([]byte(r[strings.LastIndex(r, "/")+1:]), ':') {
-			r += ":latest"
-		}
-		return r
-	}
-	return short(a) == short(b)
 }

@@ -113,7 +113,7 @@ func planNode(o *observed, n dockerswarm.Node, old store.Node, exists bool, help
 		next.Reporting = reporting
 	}
 	if h, ok := helper(n.ID); ok {
-		next.Problem = h.Problem
+		next.Plugin, next.Problem = h.Plugin, h.Problem
 	}
 	if !exists || next.Reporting != old.Reporting {
 		next.Since = o.now

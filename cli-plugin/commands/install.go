@@ -89,11 +89,11 @@ func runInstall(ctx context.Context, dockerCLI command.Cli, deployer stackdeploy
 		return err
 	}
 	fmt.Fprintf(dockerCLI.Err(), "stack %s deployed; looking at each node\n", api.StackName)
-	return verify(ctx, dockerCLI, o.timeout)
+	return verify(ctx, dockerCLI, o.Plugin, o.timeout)
 }
 
 // verify waits until every node is ready, and says of each how it is.
-func verify(ctx context.Context, dockerCLI command.Cli, timeout time.Duration) error {
+func verify(ctx context.Context, dockerCLI command.Cli, plugin string, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	docker := dockerCLI.Client()
@@ -102,7 +102,7 @@ func verify(ctx context.Context, dockerCLI command.Cli, timeout time.Duration) e
 	for {
 		info, err := docker.Info(ctx, client.InfoOptions{})
 		if err == nil {
-			reports, leader, ready, checkErr := installation.Check(ctx, docker, preflight.Clock(info.Info))
+			reports, leader, ready, checkErr := installation.Check(ctx, docker, plugin, preflight.Clock(info.Info))
 			if err = checkErr; err == nil {
 				last = unready(leader, reports)
 				for _, r := range reports {

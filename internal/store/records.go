@@ -87,6 +87,8 @@ type Node struct {
 	Hostname string      `json:"hostname"`
 	Version  string      `json:"version"` // of the plugin
 	Storage  api.Storage `json:"storage"`
+	// Plugin is the reference of the installed plugin, as the network helper sees it.
+	Plugin string `json:"plugin,omitempty"`
 	// Problem is what the network helper says is wrong with the plugin, or "".
 	Problem string `json:"problem,omitempty"`
 	// Reporting: the plugin's reports arrive.

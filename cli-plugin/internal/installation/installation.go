@@ -24,6 +24,7 @@ import (
 	"github.com/openmanage/openmanage/cli-plugin/internal/preflight"
 	"github.com/openmanage/openmanage/cli-plugin/internal/stackdeploy"
 	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/pluginref"
 	"github.com/openmanage/openmanage/internal/store"
 )
 
@@ -126,7 +127,7 @@ type NodeReport struct {
 
 // Check looks once at every node that is up. ready is true when all are well and a
 // manager leads.
-func Check(ctx context.Context, docker client.APIClient, now time.Time) (reports []NodeReport, leader string, ready bool, err error) {
+func Check(ctx context.Context, docker client.APIClient, plugin string, now time.Time) (reports []NodeReport, leader string, ready bool, err error) {
 	nodes, err := preflight.Nodes(ctx, docker)
 	if err != nil {
 		return nil, "", false, err
@@ -168,6 +169,11 @@ func Check(ctx context.Context, docker client.APIClient, now time.Time) (reports
 		}
 		if r.Problem == "" {
 			r.Problem = n.Problem()
+		}
+		if r.Problem == "" && plugin != "" && !pluginref.Same(n.Record.Plugin, plugin) {
+			if r.Problem = n.Record.Problem; r.Problem == "" {
+				r.Problem = "the volume plugin is being replaced by " + plugin
+			}
 		}
 		r.OK = r.Problem == ""
 		ready = ready && r.OK

@@ -75,7 +75,7 @@ func TestCheck(t *testing.T) {
 		t.Run(tc.doc, func(t *testing.T) {
 			docker := newSwarm()
 			tc.spoil(docker)
-			reports, leader, ready, err := Check(t.Context(), docker, time.Now())
+			reports, leader, ready, err := Check(t.Context(), docker, "", time.Now())
 			assert.NilError(t, err)
 			assert.Equal(t, leader, tc.leader)
 			assert.Equal(t, ready, tc.ready)
