@@ -325,6 +325,15 @@ func (v *heldVolume) makeFilesystem(ctx context.Context, h *hold, device string)
 		if !content.Blank {
 			return foreign()
 		}
+		// Signatures are not all: raw data has none. The whole device must be blank.
+		blank, err := v.p.backend.Blank(ctx, rec.Device)
+		if err != nil {
+			return fmt.Errorf("volume %s: %w", v.name, err)
+		}
+		if !blank {
+			content.Blank = false
+			return foreign()
+		}
 		if err := v.progress(ctx, h, api.ProgressRequest{Phase: api.PhaseFormatting}); err != nil {
 			return err
 		}

@@ -42,6 +42,10 @@ type Backend interface {
 	// Provision makes the blank device of size bytes. A device of that name that
 	// exists with that size is left as it is, whatever it holds.
 	Provision(ctx context.Context, device string, size int64) error
+	// Blank tells whether every byte of the device is zero. It reads all that was
+	// ever written to it, so a thin device costs little. ErrMissing; any failure
+	// to read is an error and never means blank.
+	Blank(ctx context.Context, device string) (bool, error)
 	// Attach makes the device appear on this node and returns it. It never
 	// makes a device: ErrMissing. ErrBusy if another holder of the same device
 	// can be seen. The device stays until Attached.Close if it is not in use by

@@ -1,6 +1,7 @@
 package blockstore
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -252,6 +253,55 @@ func (f *File) Provision(ctx context.Context, device string, size int64) error {
 		err = fmt.Errorf("image %s/%s was made by another node with %d bytes: %w", f.shown, device, st.Size, ErrBusy)
 	}
 	return err
+}
+
+// Blank implements Backend. Holes of a sparse image are not read.
+func (f *File) Blank(ctx context.Context, device string) (bool, error) {
+	path, _, err := f.stat(device)
+	if err != nil {
+		return false, err
+	}
+	image, err := os.Open(path)
+	if err != nil {
+		return false, fmt.Errorf("look into image %s/%s: %w", f.shown, device, err)
+	}
+	defer image.Close()
+	blank, err := holdsZeros(ctx, image)
+	if err != nil {
+		return false, fmt.Errorf("look into image %s/%s: %w", f.shown, device, err)
+	}
+	return blank, nil
+}
+
+// holdsZeros reads the parts of a file that are not holes.
+func holdsZeros(ctx context.Context, file *os.File) (bool, error) {
+	buffer, zeros := make([]byte, 256<<10), make([]byte, 256<<10)
+	for at := int64(0); ; {
+		data, err := unix.Seek(int(file.Fd()), at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return true, nil // no data from there to the end
+		}
+		if err != nil {
+			return false, err
+		}
+		hole, err := unix.Seek(int(file.Fd()), data, unix.SEEK_HOLE)
+		if err != nil {
+			return false, err
+		}
+		for at = data; at < hole; {
+			n, err := file.ReadAt(buffer[:min(int64(len(buffer)), hole-at)], at)
+			if err != nil {
+				return false, err
+			}
+			if !bytes.Equal(buffer[:n], zeros[:n]) {
+				return false, nil
+			}
+			at += int64(n)
+			if ctx.Err() != nil {
+				return false, ctx.Err()
+			}
+		}
+	}
 }
 
 // Grow implements Backend.

@@ -67,6 +67,23 @@ func Run(t *testing.T, s Subject) {
 		assert.Equal(t, unix.Major(st.Rdev), a.Major)
 		assert.Equal(t, unix.Minor(st.Rdev), a.Minor)
 	})
+	t.Run("a device is blank until a byte is written, wherever", func(t *testing.T) {
+		b := s.Node(t, "a")
+		device := provisioned(t, b)
+		blank, err := b.Blank(ctx, device)
+		assert.NilError(t, err)
+		assert.Assert(t, blank)
+		a := attached(t, b, device)
+		write(t, a, size/2+4096, "x")
+		blank, err = b.Blank(ctx, device)
+		assert.NilError(t, err)
+		assert.Assert(t, !blank)
+	})
+	t.Run("a device that is not there is not blank", func(t *testing.T) {
+		blank, err := s.Node(t, "a").Blank(ctx, s.Device())
+		assert.Assert(t, errors.Is(err, blockstore.ErrMissing), "%v", err)
+		assert.Assert(t, !blank)
+	})
 	t.Run("provisioning again leaves the data alone", func(t *testing.T) {
 		b := s.Node(t, "a")
 		device := provisioned(t, b)
