@@ -116,7 +116,10 @@ func TestPluginKilledWhileMountedDisturbsNoDatabase(t *testing.T) {
 	started := s.startTime(t, ctx)
 	for range 2 {
 		for _, n := range s.c.Nodes() {
-			assert.NilError(t, n.KillPlugin(ctx, "openmanage"))
+			err := product.Until(ctx, 30*time.Second, "plugin killed", func(ctx context.Context) error {
+				return n.KillPlugin(ctx, "openmanage") // Docker may be starting it still
+			})
+			assert.NilError(t, err)
 		}
 	}
 	s.sameDatabase(t, ctx, 50)

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"strings"
@@ -13,7 +14,6 @@ import (
 
 	"gotest.tools/v3/assert"
 
-	"github.com/openmanage/openmanage/internal/failpoint"
 	"github.com/openmanage/openmanage/testenv/cluster"
 	"github.com/openmanage/openmanage/testenv/product"
 	"github.com/openmanage/openmanage/testenv/progress"
@@ -28,12 +28,31 @@ type suite struct {
 	c *cluster.Cluster
 }
 
+// TestMain keeps other programs off the Swarm while tests break it.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(func() int {
+		if !testing.Short() {
+			release, err := cluster.Exclusive(context.Background(), options)
+			if err != nil {
+				fmt.Fprintln(os.Stderr, "the test environment cannot be had:", err)
+				return 1
+			}
+			defer release()
+		}
+		return m.Run()
+	}())
+}
+
+// options describe the Swarm.
+var options = cluster.Options{
+	Nodes: 3, Managers: 3, Images: []string{"postgres:17", "debian:trixie-slim"}, Progress: progress.To(os.Stderr),
+}
+
 var prepared = sync.OnceValues(func() (*suite, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
-	c, err := cluster.Up(ctx, cluster.Options{
-		Nodes: 3, Managers: 3, Images: []string{"postgres:17", "debian:trixie-slim"}, Progress: progress.To(os.Stderr),
-	})
+	c, err := cluster.Up(ctx, options)
 	if err != nil {
 		return nil, err
 	}
@@ -181,5 +200,3 @@ func (s *suite) disarm(t *testing.T, ctx context.Context, point string) (hit int
 	}
 	return hit
 }
-
-var _ = failpoint.Variable
