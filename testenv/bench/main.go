@@ -1,0 +1,123 @@
+// Command bench measures OpenManage on a real Swarm on this machine, always
+// against a reference in the same run, and prints the tables of
+// docs/benchmarks.md. One file holds one benchmark.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/openmanage/openmanage/testenv/bench/measure"
+	"github.com/openmanage/openmanage/testenv/progress"
+)
+
+// benchmark is one thing to measure.
+type benchmark struct {
+	name string
+	run  func(ctx context.Context, b *bench) (measure.Result, error)
+}
+
+// benchmarks are all, in the order in which they run.
+func benchmarks() []benchmark {
+	return []benchmark{
+		{"size", size},
+		{"list", list},
+		{"mount", mount},
+		{"disk", disk},
+		{"pgbench", pgbench},
+		{"idle", idle},
+		{"failover", failover},
+	}
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var o options
+	flag.StringVar(&o.only, "only", "", "run only these benchmarks, separated by commas: "+strings.Join(names(benchmarks()), ", "))
+	flag.StringVar(&o.write, "write", "", "also write the tables into this `file`, between its markers")
+	flag.Parse()
+	if err := run(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: failed:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	only  string
+	write string
+}
+
+func run(ctx context.Context, o options) error {
+	chosen, err := choose(benchmarks(), o.only)
+	if err != nil {
+		return err
+	}
+	say := progress.To(os.Stderr)
+	b, err := prepare(ctx, say)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, benchmark := range chosen {
+		text, err := b.measure(ctx, benchmark)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", benchmark.name, err))
+			say.Step("%s: %v", benchmark.name, err)
+			continue
+		}
+		fmt.Printf("## %s\n\n%s\n", benchmark.name, text)
+		if o.write != "" {
+			errs = append(errs, write(o.write, benchmark.name, text))
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// write replaces one section of the document. A run that ends early has written
+// what it has found.
+func write(file, section, text string) error {
+	document, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	next, err := measure.Replace(string(document), section, "\n"+text+"\n")
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return os.WriteFile(file, []byte(next), 0o644) //nolint:gosec // the user's own file
+}
+
+func choose(all []benchmark, only string) ([]benchmark, error) {
+	if only == "" {
+		return all, nil
+	}
+	var chosen []benchmark
+	for name := range strings.SplitSeq(only, ",") {
+		i := slices.Index(names(all), strings.TrimSpace(name))
+		if i < 0 {
+			return nil, fmt.Errorf("there is no benchmark %q; choose from %s", name, strings.Join(names(all), ", "))
+		}
+		chosen = append(chosen, all[i])
+	}
+	return chosen, nil
+}
+
+func names(all []benchmark) []string {
+	var list []string
+	for _, benchmark := range all {
+		list = append(list, benchmark.name)
+	}
+	return list
+}

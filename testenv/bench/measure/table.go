@@ -1,0 +1,66 @@
+package measure
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Result is what one benchmark has found.
+type Result struct {
+	Measurements []Measurement
+	// Notes say what a reader must know about this run.
+	Notes []string
+}
+
+// Note adds a note.
+func (r *Result) Note(format string, args ...any) {
+	r.Notes = append(r.Notes, fmt.Sprintf(format, args...))
+}
+
+// Markdown is the result as a table with its notes below.
+func (r Result) Markdown() string {
+	var b strings.Builder
+	b.WriteString("| what | ours | reference | compared | goal | met |\n|---|---|---|---|---|---|\n")
+	for _, m := range r.Measurements {
+		goal, met := "–", "–"
+		if m.HasGoal() {
+			goal, met = m.Goal.text(m.Judged.Unit), "no"
+			if m.Met() {
+				met = "yes"
+			}
+		}
+		cells := []string{
+			m.Name, quantity(m.Ours, m.Unit), quantity(m.Reference, m.Unit), quantity(m.Judged.Sample, m.Judged.Unit), goal, met,
+		}
+		fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | "))
+	}
+	if len(r.Notes) > 0 {
+		b.WriteString("\n")
+	}
+	for _, note := range r.Notes {
+		fmt.Fprintf(&b, "- %s\n", note)
+	}
+	return b.String()
+}
+
+func quantity(s Sample, unit string) string {
+	if len(s) == 0 {
+		return "–"
+	}
+	return withUnit(s.String(), unit)
+}
+
+// Replace puts content between the markers of a section of a document. What is
+// around the markers was written by hand and stays.
+func Replace(document, section, content string) (string, error) {
+	begin, end := "<!-- begin "+section+" -->\n", "<!-- end "+section+" -->"
+	before, rest, ok := strings.Cut(document, begin)
+	if !ok {
+		return "", fmt.Errorf("there is no line %q", strings.TrimSpace(begin))
+	}
+	_, after, ok := strings.Cut(rest, end)
+	if !ok {
+		return "", fmt.Errorf("there is no %q after %q", end, strings.TrimSpace(begin))
+	}
+	return before + begin + content + end + after, nil
+}

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/moby/moby/client"
+
+	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/store"
+	"github.com/openmanage/openmanage/testenv/product"
+)
+
+// prefix starts the name of all that the benchmarks make: applications, services,
+// containers, volumes. By it tidy finds what an earlier run has left, too.
+const prefix = "bench"
+
+// tidy removes what benchmarks have made, with the data. It does nothing where
+// there is nothing.
+func (b *bench) tidy(ctx context.Context) error {
+	err := errors.Join(b.removeServices(ctx), b.removeContainers(ctx), b.dropByHand(ctx))
+	if err != nil {
+		return err
+	}
+	if err := b.purge(ctx); err != nil {
+		return err
+	}
+	return b.unlabel(ctx)
+}
+
+func (b *bench) removeServices(ctx context.Context) error {
+	docker := b.Via.Client()
+	services, err := docker.ServiceList(ctx, client.ServiceListOptions{})
+	if err != nil {
+		return err
+	}
+	for _, s := range services.Items {
+		if strings.HasPrefix(s.Spec.Name, prefix) {
+			if _, err := docker.ServiceRemove(ctx, s.ID, client.ServiceRemoveOptions{}); err != nil {
+				return err
+			}
+		}
+	}
+	return product.Until(ctx, time.Minute, "networks removed", func(ctx context.Context) error {
+		networks, err := docker.NetworkList(ctx, client.NetworkListOptions{})
+		for _, n := range networks.Items {
+			if strings.HasPrefix(n.Name, prefix) {
+				_, failed := docker.NetworkRemove(ctx, n.ID, client.NetworkRemoveOptions{})
+				err = errors.Join(err, failed)
+			}
+		}
+		return err
+	})
+}
+
+func (b *bench) removeContainers(ctx context.Context) error {
+	for _, node := range b.c.Nodes() {
+		ids, err := b.docker(ctx, node, "ps", "--all", "--quiet", "--filter", "name=^"+prefix+"-")
+		if err != nil {
+			return err
+		}
+		if ids == "" {
+			continue
+		}
+		if _, err := b.docker(ctx, node, append([]string{"rm", "--force"}, strings.Fields(ids)...)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// purge deletes the volumes as `docker openmanage volume rm --yes-delete-data`
+// does, all at once, and waits until their applications are forgotten.
+func (b *bench) purge(ctx context.Context) error {
+	records := store.New(b.Via.Client())
+	return product.Until(ctx, 4*time.Minute, "volumes and applications deleted", func(ctx context.Context) error {
+		volumes, err := store.List[api.Volume](ctx, records, store.KindVolume)
+		if err != nil {
+			return err
+		}
+		left := 0
+		for _, v := range volumes {
+			if !strings.HasPrefix(v.Name, prefix) {
+				continue
+			}
+			left++
+			if v.Value.Owner != nil || v.Value.Purging {
+				continue
+			}
+			if err := ask(ctx, records, v.Name); err != nil {
+				return err
+			}
+		}
+		applications, err := store.List[store.Application](ctx, records, store.KindApplication)
+		if err != nil {
+			return err
+		}
+		for _, a := range applications {
+			if strings.HasPrefix(a.Name, prefix) {
+				left++
+			}
+		}
+		if left > 0 {
+			return fmt.Errorf("%d are left", left)
+		}
+		return nil
+	})
+}
+
+// ask requests the deletion of a volume, again if it has failed before.
+func ask(ctx context.Context, records *store.Store, volume string) error {
+	request := store.Operation{
+		Kind: store.OperationPurge, Target: volume, By: "bench", State: store.OperationRequested, Started: time.Now().UTC().Truncate(time.Second),
+	}
+	name := store.OperationPurge + "." + volume
+	_, err := store.Create(ctx, records, store.KindOperation, name, request)
+	if !errors.Is(err, store.ErrExists) {
+		return err
+	}
+	_, err = store.Modify(ctx, records, store.KindOperation, name, func(o *store.Operation) (bool, error) {
+		if o.State == store.OperationRequested || o.State == store.OperationRunning {
+			return false, nil
+		}
+		*o = request
+		return true, nil
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		return nil // done meanwhile
+	}
+	return err
+}
+
+// hereLabel marks the nodes that a service may run on.
+const hereLabel = "bench-here"
+
+// unlabel removes the label from all nodes.
+func (b *bench) unlabel(ctx context.Context) error { return b.label(ctx) }
+
+// label has exactly these nodes carry hereLabel.
+func (b *bench) label(ctx context.Context, names ...string) error {
+	want := map[string]bool{}
+	for _, name := range names {
+		want[name] = true
+	}
+	return product.Until(ctx, time.Minute, "nodes labelled", func(ctx context.Context) error {
+		nodes, err := b.Via.Client().NodeList(ctx, client.NodeListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, n := range nodes.Items {
+			_, has := n.Spec.Labels[hereLabel]
+			wanted := want[n.Description.Hostname]
+			switch {
+			case has == wanted:
+				continue
+			case wanted && n.Spec.Labels == nil:
+				n.Spec.Labels = map[string]string{hereLabel: "true"}
+			case wanted:
+				n.Spec.Labels[hereLabel] = "true"
+			default:
+				delete(n.Spec.Labels, hereLabel)
+			}
+			if _, err := b.Via.Client().NodeUpdate(ctx, n.ID, client.NodeUpdateOptions{Version: n.Version, Spec: n.Spec}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
