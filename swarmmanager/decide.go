@@ -14,7 +14,9 @@ type attachFacts struct {
 	node     string // that asks
 	hostname string
 	mountID  string
+	tenure   string
 	location string // of the caller's storage
+	reported bool   // the caller's last report names the volume with the record's epoch
 	uses     []swarm.Use
 
 	ownerReady   bool          // Swarm hears the owner's node
@@ -64,8 +66,12 @@ func decideAttach(f attachFacts) attachDecision {
 		return no(api.ErrUnreachable, "the data of volume %s lies in the folder of %s, which node %s does not have; Swarm must place the task there", v.Name, f.where, f.hostname)
 	}
 	task, elsewhere := assigned(f.uses, f.node)
-	if o := v.Owner; o != nil && o.Node == f.node && o.MountID == f.mountID {
+	if o := v.Owner; o != nil && o.Node == f.node && o.MountID == f.mountID && o.Tenure == f.tenure {
 		return attachDecision{same: true, task: o.Task}
+	}
+	if v.Owner != nil && v.Owner.Node == f.node && f.reported {
+		// The request is older than the mount: the network kept it back.
+		return no(api.ErrHeld, "%s, by another mount that this node still reports", holder(v))
 	}
 	if v.Owner == nil || v.Owner.Node == f.node {
 		// A node's plugin asks for a second mount only after its first is gone,

@@ -43,6 +43,17 @@ func TestDecideAttach(t *testing.T) {
 			want:  "grant again",
 		},
 		{
+			doc:   "the same mount in another tenure is not the one that was granted",
+			facts: attachFacts{volume: api.Volume{Owner: owner("n2", "m1")}, tenure: "later", uses: task("n2")},
+			want:  "grant to pg_1.1",
+		},
+		{
+			doc:   "a request that is older than the node's present mount does not end it",
+			facts: attachFacts{volume: api.Volume{Owner: owner("n2", "m2")}, uses: task("n2"), reported: true},
+			want:  "refuse (held)",
+			words: "still reports",
+		},
+		{
 			doc:   "the node that owned it takes it up again after it has lost its mount",
 			facts: attachFacts{volume: api.Volume{Owner: owner("n2", "before")}, uses: task("n2")},
 			want:  "grant to pg_1.1",

@@ -144,6 +144,35 @@ func TestVolumeLifeOverTheAPI(t *testing.T) {
 	assert.Assert(t, strings.Contains(body, `"epoch":2`), body)
 }
 
+// Docker mounts with the same ID again while the release of the first mount is
+// still under way: what the release says is of the epoch that was given up.
+func TestAReleaseThatComesLateDoesNotFreeTheNextTenureOfTheSameMount(t *testing.T) {
+	s := serveManager(t)
+	w1, w2 := s.as(t, "w1", "swarm-worker"), s.as(t, "w2", "swarm-worker")
+	_, _ = s.post(t, w1, "/v1/volumes/create", api.CreateRequest{Name: "data"})
+	attach := func(tenure string) (status int, epoch uint64) {
+		status, body := s.post(t, w1, "/v1/volumes/attach", api.AttachRequest{Name: "data", MountID: "m", Tenure: tenure, Location: "here"})
+		var a api.Attachment
+		assert.NilError(t, json.Unmarshal([]byte(body), &a))
+		return status, a.Volume.Epoch
+	}
+	_, first := attach("a")
+	_, again := attach("a")
+	assert.Equal(t, again, first, "a repeated request is the same tenure")
+	_, second := attach("b")
+	assert.Assert(t, second > first)
+	status, body := s.post(t, w1, "/v1/volumes/release", api.ReleaseRequest{Name: "data", Epoch: first})
+	assert.Equal(t, status, 200, body)
+	status, body = s.post(t, w2, "/v1/volumes/attach", api.AttachRequest{Name: "data", MountID: "x", Location: "here"})
+	assert.Equal(t, status, 409, "two may write: "+body)
+
+	report := api.Report{Boot: "b", Volumes: []api.HeldVolume{{Name: "data", Epoch: second}}}
+	status, body = s.post(t, w1, "/v1/report", report)
+	assert.Equal(t, status, 200, body)
+	status, _ = attach("a")
+	assert.Equal(t, status, 409, "a request that the network kept back took the volume from its mount")
+}
+
 func TestReportRenewsOnlyTheCallersOwnVolumes(t *testing.T) {
 	s := serveManager(t)
 	w1, w2 := s.as(t, "w1", "swarm-worker"), s.as(t, "w2", "swarm-worker")

@@ -287,7 +287,7 @@ func (v *volumes) attach(ctx context.Context, node string, req api.AttachRequest
 		}
 	}
 	failpoint.Hit("attach:decided")
-	owner := &api.Owner{Node: node, Hostname: facts.hostname, MountID: req.MountID, Task: d.task, Since: time.Now().UTC().Truncate(time.Second)}
+	owner := &api.Owner{Node: node, Hostname: facts.hostname, MountID: req.MountID, Tenure: req.Tenure, Task: d.task, Since: time.Now().UTC().Truncate(time.Second)}
 	next, err := v.change(ctx, r, func(n *api.Volume) {
 		n.Owner, n.LastNode, n.Retained = owner, node, false
 		n.Fence = n.Fence || d.fence
@@ -317,13 +317,16 @@ func (v *volumes) facts(ctx context.Context, vol api.Volume, node string, req ap
 		return attachFacts{}, err
 	}
 	f := attachFacts{
-		volume: vol, node: node, hostname: nodes[node].Description.Hostname, mountID: req.MountID, location: req.Location,
+		volume: vol, node: node, hostname: nodes[node].Description.Hostname, mountID: req.MountID, tenure: req.Tenure, location: req.Location,
 		uses: uses[vol.Name], settled: v.leadership.settled(), now: time.Now(),
 	}
 	if o := vol.Owner; o != nil {
 		f.ownerReady = ready(nodes[o.Node])
 		f.ownerExpired = v.leases.expired(o.Node)
 		f.silence, _ = v.leases.silence(o.Node)
+	}
+	if report, _, ok := v.leases.last(node); ok {
+		f.reported = slices.ContainsFunc(report.Volumes, func(h api.HeldVolume) bool { return h.Name == vol.Name && h.Epoch == vol.Epoch })
 	}
 	var where []string
 	for id, n := range nodes {

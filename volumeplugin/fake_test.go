@@ -126,12 +126,12 @@ func (l at) answer(path string, in any) (any, error) {
 		switch {
 		case v == nil:
 			return nil, &api.Error{Code: api.ErrNotFound, Message: "no volume " + r.Name}
-		case v.Owner != nil && v.Owner.Node == l.node && v.Owner.MountID == r.MountID:
+		case v.Owner != nil && v.Owner.Node == l.node && v.Owner.MountID == r.MountID && v.Owner.Tenure == r.Tenure:
 		case v.Owner != nil && v.Owner.Node != l.node:
 			return nil, &api.Error{Code: api.ErrHeld, Message: "volume " + r.Name + " is held by task t.1 on node " + v.Owner.Node}
 		default:
 			v.Epoch++
-			v.Owner = &api.Owner{Node: l.node, Hostname: l.node, MountID: r.MountID}
+			v.Owner = &api.Owner{Node: l.node, Hostname: l.node, MountID: r.MountID, Tenure: r.Tenure}
 		}
 		return api.Attachment{Volume: *v, Lease: l.lease}, nil
 	case api.ProgressRequest:

@@ -156,12 +156,13 @@ func (v *heldVolume) attach(ctx context.Context, mountID string) (*hold, error) 
 		return nil, fmt.Errorf("storage of node %s is not usable: %s", p.node.Hostname, storage.Error)
 	}
 	start := time.Now()
+	req := api.AttachRequest{Name: v.name, MountID: mountID, Tenure: randomID(), Location: storage.Location}
 	for {
 		p.flushRelease(ctx, v.name)
 		call, cancel := context.WithTimeout(ctx, 20*time.Second)
 		sent := p.now()
 		var grant api.Attachment
-		err := p.leader.Call(call, http.MethodPost, "/v1/volumes/attach", api.AttachRequest{Name: v.name, MountID: mountID, Location: storage.Location}, &grant)
+		err := p.leader.Call(call, http.MethodPost, "/v1/volumes/attach", req, &grant)
 		cancel()
 		if err == nil {
 			h := newHold(grant.Volume, mountID, sent+grant.Lease)

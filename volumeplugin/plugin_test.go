@@ -66,6 +66,26 @@ func TestTheSameMountIDIsCountedAndNotRefused(t *testing.T) {
 	assert.NilError(t, n.unmount("v", "id"), "one too many is harmless")
 }
 
+func TestTheSameMountIDAfterAnUnmountIsAnotherTenure(t *testing.T) {
+	l := newLeader()
+	l.declare("v", nil)
+	l.refuse = func(_, path string, _ any) error {
+		if path == "/v1/volumes/release" {
+			return errDown // and may still arrive
+		}
+		return nil
+	}
+	n := newNode(t, "a", t.TempDir(), l)
+	n.mustMount("v", "id")
+	assert.NilError(t, n.unmount("v", "id"))
+	path := n.mustMount("v", "id")
+	assert.Equal(t, l.record("v").Epoch, uint64(2))
+	l.set(func() { l.refuse = nil })
+	n.plugin.reconcileAll(t.Context())
+	assert.Assert(t, l.record("v").Owner != nil, "the late release freed the volume under the mount")
+	writeFile(t, filepath.Join(path, "row"), "1")
+}
+
 // Invariant 1, on one node.
 func TestASecondMountIDWaitsForTheFirstAndIsToldWhoHoldsTheVolume(t *testing.T) {
 	l := newLeader()

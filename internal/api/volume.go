@@ -31,10 +31,11 @@ type VolumeSpec struct {
 
 // Owner is who may write to a volume.
 type Owner struct {
-	Node     string    `json:"node"`           // Swarm node ID
-	Hostname string    `json:"hostname"`       // of the node, for people
-	MountID  string    `json:"mount"`          // Docker's ID of the mount that asked
-	Task     string    `json:"task,omitempty"` // name of the Swarm task, e.g. pg_1.1, or "" for docker run
+	Node     string    `json:"node"`             // Swarm node ID
+	Hostname string    `json:"hostname"`         // of the node, for people
+	MountID  string    `json:"mount"`            // Docker's ID of the mount that asked
+	Tenure   string    `json:"tenure,omitempty"` // AttachRequest.Tenure
+	Task     string    `json:"task,omitempty"`   // name of the Swarm task, e.g. pg_1.1, or "" for docker run
 	Since    time.Time `json:"since"`
 }
 
@@ -99,10 +100,16 @@ type NameRequest struct {
 }
 
 // AttachRequest asks for a volume: POST /v1/volumes/attach. It is idempotent by
-// (node, MountID). Refused with 409 and code ErrHeld while another mount holds it.
+// (node, MountID, Tenure). Refused with 409 and code ErrHeld while another mount
+// holds it.
 type AttachRequest struct {
 	Name    string `json:"name"`
 	MountID string `json:"mount"`
+	// Tenure is drawn by the plugin each time it sets out to hold the volume. Docker
+	// can mount with the same MountID again: without it the epoch that was given up
+	// would be granted once more, and a release of it that is still under way would
+	// free the volume under the new mount.
+	Tenure string `json:"tenure,omitempty"`
 	// Location is the folder the caller has, so that a volume is not given to a
 	// node that cannot reach it.
 	Location string `json:"location"`
