@@ -32,12 +32,14 @@ func newPromises(now clock) *promises {
 	return &promises{now: now, start: now(), until: map[string]time.Duration{}, barred: map[string]time.Duration{}}
 }
 
-// give promises for lease from now; false: the node is barred.
+// give promises for lease from now; false: the node is barred, or may be: a
+// manager that has just started has forgotten whom it barred for a leader that
+// still asks the others.
 func (p *promises) give(node string, lease time.Duration) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.now()
-	if now < p.barred[node] {
+	if now < p.barred[node] || now-p.start < barTimeout {
 		return false
 	}
 	p.until[node] = max(p.until[node], now+min(lease, api.LeaseDuration))
@@ -62,6 +64,9 @@ func (p *promises) bar(node string, d time.Duration) api.PromiseAge {
 	return api.PromiseAge{Known: true, Remaining: remaining}
 }
 
+// barTimeout is how long a leader asks for a bar.
+const barTimeout = 3 * time.Second
+
 // barDuration covers requests for a promise that are under way.
 const barDuration = 2 * api.LeaseDuration
 
@@ -70,7 +75,7 @@ var errPromised = errors.New("a manager has promised the silent node that its vo
 // barNode asks a majority of the managers, this one included, to refuse promises
 // to node. An error means that node may still hold its leases.
 func (m *Manager) barNode(ctx context.Context, node string) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, barTimeout)
 	defer cancel()
 	managers, err := m.peers.managers(ctx)
 	if err != nil {

@@ -42,6 +42,10 @@ func TestRestartedManagerDoesNotSpeakOfPromisesThatItMayHaveForgotten(t *testing
 	c := &manual{t: time.Hour}
 	p := newPromises(c.now)
 	assert.Assert(t, !p.bar("n1", barDuration).Known)
+	assert.Assert(t, !p.give("n1", api.LeaseDuration), "it may have barred the node a moment ago, for a leader that still asks")
+	c.t += barTimeout
+	assert.Assert(t, p.give("n2", api.LeaseDuration))
+	c.t -= barTimeout
 	c.t += api.LeaseDuration + api.LeaseMargin
 	assert.Assert(t, p.bar("n1", barDuration).Known)
 }

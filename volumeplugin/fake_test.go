@@ -81,6 +81,8 @@ func (l at) Addresses(context.Context) ([]string, error) {
 	return []string{"m1", "m2", "m3"}, nil
 }
 
+func (l at) Members(ctx context.Context) ([]string, error) { return l.Addresses(ctx) }
+
 func (l at) CallOne(ctx context.Context, address, method, path string, in, out any) error {
 	if path == "/v1/promise" {
 		l.mu.Lock()

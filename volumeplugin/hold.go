@@ -105,11 +105,13 @@ func (h *hold) until() time.Duration {
 	return h.deadline
 }
 
-// renew extends the lease; a fence is final.
-func (h *hold) renew(until time.Duration) {
+// renew extends the lease, if it still holds. One that has run out is over, even
+// if the fence has not come to it yet, as after a pause: from then on the leader
+// and the witnesses may have given the volume away.
+func (h *hold) renew(until, now time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.fenced == "" {
+	if h.fenced == "" && now < h.deadline {
 		h.deadline = max(h.deadline, until)
 	}
 }

@@ -206,12 +206,12 @@ func (p *plugin) take(report api.Report, answer api.ReportAnswer, sent time.Dura
 		case slices.Contains(answer.Lost, held.Name):
 			v.fence(h, "the leading manager says that this node no longer holds it", false)
 		case slices.Contains(answer.Renewed, held.Name) && answer.Lease > 0:
-			h.renew(sent + answer.Lease)
+			h.renew(sent+answer.Lease, p.now())
 			renewed = true
 		}
 	}
 	if renewed {
-		p.saveTimes()
+		p.noteTimes()
 	}
 	p.mu.Lock()
 	if len(answer.Nodes) > 0 {

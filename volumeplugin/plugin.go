@@ -83,8 +83,10 @@ type leader interface {
 	Call(ctx context.Context, method, path string, in, out any) error
 	// CallOne asks the manager at address.
 	CallOne(ctx context.Context, address, method, path string, in, out any) error
-	// Addresses returns those of all managers.
+	// Addresses returns those of all managers, as they were known a moment ago.
 	Addresses(ctx context.Context) ([]string, error)
+	// Members returns those of all managers, as they are now.
+	Members(ctx context.Context) ([]string, error)
 }
 
 // plugin is the running plugin of a node.
@@ -111,6 +113,7 @@ type plugin struct {
 	nodes    []api.Node
 	orders   map[string]api.MemberOrders // by member
 
+	promising   sync.Mutex // over giving a promise
 	runtimeWork sync.Mutex // over making and removing runtime volumes
 	saving      sync.Mutex // over writing the state file
 
@@ -282,8 +285,15 @@ func (p *plugin) saveHolds() error {
 	return nil
 }
 
+// noteTimes is saveTimes for leases: without a word of them they are the shorter.
+func (p *plugin) noteTimes() {
+	if err := p.saveTimes(); err != nil {
+		p.log.Warn("times of leases not saved", "error", err)
+	}
+}
+
 // saveTimes writes down until when leases and promises hold.
-func (p *plugin) saveTimes() {
+func (p *plugin) saveTimes() error {
 	leases := map[string]time.Duration{}
 	for _, v := range p.all() {
 		if h := v.holding(); h != nil {
@@ -295,9 +305,7 @@ func (p *plugin) saveTimes() {
 	maps.DeleteFunc(p.promised, func(_ string, until time.Duration) bool { return until < now })
 	promises := maps.Clone(p.promised)
 	p.mu.Unlock()
-	if err := p.state.saveTimes(leases, promises); err != nil {
-		p.log.Warn("times of leases not saved", "error", err)
-	}
+	return p.state.saveTimes(leases, promises)
 }
 
 // kick asks for a report now.

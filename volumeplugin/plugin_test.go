@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -342,6 +343,57 @@ func TestAMountWhoseLeaseRanOutMeanwhileDoesNotSucceed(t *testing.T) {
 	_, err := n.mount("v", "id")
 	assert.Assert(t, err != nil)
 	eventually(t, "let go", func() bool { return n.plugin.volume("v").holding() == nil && !n.mounted("v") })
+}
+
+// The witnesses promise again once their bar is over: who was paused for so long
+// has no lease left that they could renew.
+func TestALeaseThatRanOutIsNotRevived(t *testing.T) {
+	h := newHold(api.Volume{}, "id", 10*time.Second)
+	h.renew(14*time.Second, 9*time.Second)
+	assert.Equal(t, h.until(), 14*time.Second)
+	h.renew(40*time.Second, 14*time.Second)
+	assert.Equal(t, h.until(), 14*time.Second, "renewed after its end, before the fence came to it")
+}
+
+func TestARefusedPromiseDoesNotTakeBackAnother(t *testing.T) {
+	l := newLeader()
+	l.declare("held", nil)
+	n := newNode(t, "b", t.TempDir(), l)
+	n.mustMount("held", "id")
+	l.set(func() { l.down, l.promises = true, 3 })
+	eventually(t, "the leader is gone", func() bool { return n.plugin.sinceLeader() > failsafeAfter })
+	many := []string{"v"}
+	for i := range maxPromised - 2 {
+		many = append(many, fmt.Sprint("v", i))
+	}
+	many = append(many, "held") // looked at last
+	var wait sync.WaitGroup
+	for range 2 {
+		wait.Go(func() {
+			for range 100 {
+				assert.Check(t, n.plugin.promise("a", api.Promise{Lease: api.LeaseDuration, Volumes: many}) != nil)
+			}
+		})
+	}
+	for range 200 {
+		n.plugin.mu.Lock()
+		delete(n.plugin.promised, "v")
+		n.plugin.mu.Unlock()
+		assert.Assert(t, n.plugin.promise("a", api.Promise{Lease: api.LeaseDuration, Volumes: []string{"v"}}) == nil)
+		assert.Assert(t, n.plugin.promisedReason("v") != "", "a promise that was given is forgotten")
+	}
+	wait.Wait()
+}
+
+func TestAPromiseThatCannotBeWrittenDownIsNotGiven(t *testing.T) {
+	n := newNode(t, "b", t.TempDir(), newLeader())
+	eventually(t, "started", n.plugin.rebuilt.Load)
+	n.leader.set(func() { n.leader.down = true })
+	eventually(t, "the leader is gone", func() bool { return n.plugin.sinceLeader() > failsafeAfter })
+	assert.NilError(t, n.plugin.state.times.Close()) // a kill would forget it
+	refused := n.plugin.promise("a", api.Promise{Lease: api.LeaseDuration, Volumes: []string{"v"}})
+	assert.Assert(t, refused != nil)
+	assert.Equal(t, refused.Code, api.ErrNotYet)
 }
 
 func TestAMajorityOfManagersKeepsTheLeaseWithoutALeader(t *testing.T) {

@@ -70,9 +70,9 @@ func (p *plugin) failsafe(ctx context.Context) {
 	}
 	p.log.Debug("leases renewed without a leader", "by", by, "volumes", len(held))
 	for _, h := range holds {
-		h.renew(sent + api.LeaseDuration)
+		h.renew(sent+api.LeaseDuration, p.now())
 	}
-	p.saveTimes()
+	p.noteTimes()
 }
 
 // sinceLeader is how long ago a leader answered, or the plugin started.
@@ -83,7 +83,7 @@ func (p *plugin) sinceLeader() time.Duration { return p.now() - time.Duration(p.
 func (p *plugin) managersPromise(ctx context.Context, req api.Promise) (time.Duration, string, error) {
 	ctx, cancel := context.WithTimeout(ctx, promiseTimeout)
 	defer cancel()
-	addresses, err := p.leader.Addresses(ctx)
+	addresses, err := p.leader.Members(ctx)
 	if err != nil {
 		return 0, "", err
 	}
@@ -172,6 +172,10 @@ func (p *plugin) promise(caller string, req api.Promise) *api.Error {
 			return refuse(api.ErrForbidden, "volume %s belongs to another node", name)
 		}
 	}
+	// One at a time: taking back a promise that is refused must not take back one
+	// that was given meanwhile.
+	p.promising.Lock()
+	defer p.promising.Unlock()
 	until := p.now() + min(req.Lease, api.LeaseDuration)
 	// Promise first and look then: a mount looks at promises after it has made
 	// itself seen.
@@ -195,7 +199,9 @@ func (p *plugin) promise(caller string, req api.Promise) *api.Error {
 			return refuse(api.ErrConflict, "node %s holds volume %s itself", p.node.Hostname, name)
 		}
 	}
-	p.saveTimes()
+	if err := p.saveTimes(); err != nil {
+		return refuse(api.ErrNotYet, "node %s cannot write down what it promises: %v", p.node.Hostname, err)
+	}
 	return nil
 }
 
@@ -211,13 +217,7 @@ func (p *plugin) promisedReason(name string) string {
 
 // servePeers answers other nodes' requests for promises until ctx ends.
 func (p *plugin) servePeers(ctx context.Context, id *swarmpki.Identity) {
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/promise", p.handlePromise)
-	server := &http.Server{
-		Addr: p.PeerAddr, Handler: mux, TLSConfig: id.ServerConfig(),
-		ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
-		ErrorLog: p.log.Named("peers").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
-	}
+	server := p.peerServer(id)
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	for {
@@ -229,6 +229,16 @@ func (p *plugin) servePeers(ctx context.Context, id *swarmpki.Identity) {
 		if !sleep(ctx, 5*time.Second) {
 			return
 		}
+	}
+}
+
+func (p *plugin) peerServer(id *swarmpki.Identity) *http.Server {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/promise", p.handlePromise)
+	return &http.Server{
+		Addr: p.PeerAddr, Handler: mux, TLSConfig: id.ServerConfig(),
+		ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
+		ErrorLog: p.log.Named("peers").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 	}
 }
 
@@ -266,6 +276,8 @@ func (p *plugin) handlePromise(w http.ResponseWriter, r *http.Request) {
 			status = http.StatusBadRequest
 		case api.ErrForbidden:
 			status = http.StatusForbidden
+		case api.ErrNotYet:
+			status = http.StatusServiceUnavailable
 		}
 		answer(status, refused)
 		return

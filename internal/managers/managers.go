@@ -62,6 +62,17 @@ func (c *Client) Addresses(ctx context.Context) ([]string, error) {
 	if fresh && len(known) > 0 {
 		return known, nil
 	}
+	return c.Members(ctx)
+}
+
+// Members is Addresses without the belief in what is known already, as long as
+// the engine answers. A majority is one of the managers that there are now: two
+// that are reckoned from lists more than one change of the managers apart need
+// not share a manager.
+func (c *Client) Members(ctx context.Context) ([]string, error) {
+	c.mu.Lock()
+	known := slices.Clone(c.addresses)
+	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	res, err := c.docker.Info(ctx, client.InfoOptions{})
