@@ -3,6 +3,7 @@ package swarmmanager
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"sync"
 	"time"
@@ -65,8 +66,18 @@ func (l *leadership) set(leading bool, leader string) {
 	l.leading, l.leader = leading, leader
 }
 
-// beat writes the leader record. It returns true if this began a leadership.
-func (l *leadership) beat(ctx context.Context, s *store.Store) (began bool, err error) {
+// unknown notes that Swarm could not be asked for its leader. That alone ends no
+// leadership: without a beat it is soon not acting, and a beat of another manager
+// in between shows at the next one.
+func (l *leadership) unknown() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.leader = ""
+}
+
+// beat writes the leader record. If that begins a leadership, it returns true, and
+// begin has succeeded before anything is answered as the leader.
+func (l *leadership) beat(ctx context.Context, s *store.Store, begin func() error) (began bool, err error) {
 	l.mu.Lock()
 	record, leading := l.record, l.leading
 	l.mu.Unlock()
@@ -78,25 +89,33 @@ func (l *leadership) beat(ctx context.Context, s *store.Store) (began bool, err 
 		record, err = store.Get[store.Leader](ctx, s, store.KindLeader, store.LeaderName)
 		switch {
 		case errors.Is(err, store.ErrNotFound):
+			leading = false
 			record, err = store.Create(ctx, s, store.KindLeader, store.LeaderName, value)
 		case err == nil:
+			leading = leading && record.Value.Boot == l.boot
 			value.Beat = record.Value.Beat + 1
 			record, err = store.Update(ctx, s, store.KindLeader, record, value)
 		}
 	} else {
 		record, err = store.Update(ctx, s, store.KindLeader, record, value)
 	}
+	if err == nil && !leading {
+		if err := begin(); err != nil {
+			return false, fmt.Errorf("take over the leadership: %w", err)
+		}
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
 		if errors.Is(err, store.ErrStale) || errors.Is(err, store.ErrNotFound) {
-			// Somebody else wrote: begin anew, and wait a whole lease again.
-			l.leading, l.record = false, store.Record[store.Leader]{}
+			// Somebody else wrote, or a write of ours that seemed to fail did not:
+			// the record will say. In the first case begin anew, and wait a whole
+			// lease again.
+			l.record = store.Record[store.Leader]{}
 		}
 		return false, err
 	}
-	began = !l.leading
-	if began {
+	if began = !leading; began {
 		l.since = l.now()
 	}
 	l.leading, l.record, l.lastBeat, l.leader = true, record, started, l.self
@@ -113,16 +132,14 @@ func (m *Manager) lead(ctx context.Context) {
 		leader, err := m.findLeader(call)
 		switch {
 		case err != nil:
-			m.leadership.set(false, "")
+			m.leadership.unknown()
 		case leader != m.leadership.self:
 			m.leadership.set(false, leader)
 		default:
 			var began bool
-			if began, err = m.leadership.beat(call, m.store); began {
+			if began, err = m.leadership.beat(call, m.store, func() error { return m.takeOver(ctx) }); began {
 				failpoint.Hit("leader:began")
 				m.log.Info("leading", "boot", m.leadership.boot)
-				m.volumes.forget()
-				m.leases.forget()
 				m.apps.trigger()
 			}
 		}
@@ -139,6 +156,15 @@ func (m *Manager) lead(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// takeOver prepares this manager to lead: it forgets what it knew as a leader
+// before, and makes the records its own.
+func (m *Manager) takeOver(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	m.leases.forget()
+	return m.volumes.takeOver(ctx)
 }
 
 // findLeader returns the node ID of Swarm's leader.

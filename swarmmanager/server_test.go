@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/moby/moby/api/types/mount"
 	dockerswarm "github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/client"
 	"gotest.tools/v3/assert"
@@ -25,22 +26,33 @@ import (
 	"github.com/openmanage/openmanage/internal/swarmpki/pkitest"
 )
 
-// fakeSwarm is a Swarm with nodes w1 and w2 and no services.
-type fakeSwarm struct{}
+// fakeSwarm is a Swarm with nodes w1 and w2 and at most one service.
+type fakeSwarm struct {
+	down string // node that Swarm does not hear
+	task string // node of a task that mounts volume data; "": there is none
+}
 
-func (fakeSwarm) NodeList(context.Context, client.NodeListOptions) (client.NodeListResult, error) {
+func (f *fakeSwarm) NodeList(context.Context, client.NodeListOptions) (client.NodeListResult, error) {
 	node := func(id string) dockerswarm.Node {
-		return dockerswarm.Node{ID: id, Description: dockerswarm.NodeDescription{Hostname: id}, Status: dockerswarm.NodeStatus{State: dockerswarm.NodeStateReady}}
+		state := dockerswarm.NodeStateReady
+		if id == f.down {
+			state = dockerswarm.NodeStateDown
+		}
+		return dockerswarm.Node{ID: id, Description: dockerswarm.NodeDescription{Hostname: id}, Status: dockerswarm.NodeStatus{State: state}}
 	}
 	return client.NodeListResult{Items: []dockerswarm.Node{node("w1"), node("w2")}}, nil
 }
 
-func (fakeSwarm) ServiceList(context.Context, client.ServiceListOptions) (client.ServiceListResult, error) {
+func (f *fakeSwarm) ServiceList(context.Context, client.ServiceListOptions) (client.ServiceListResult, error) {
 	return client.ServiceListResult{}, nil
 }
 
-func (fakeSwarm) TaskList(context.Context, client.TaskListOptions) (client.TaskListResult, error) {
-	return client.TaskListResult{}, nil
+func (f *fakeSwarm) TaskList(context.Context, client.TaskListOptions) (client.TaskListResult, error) {
+	if f.task == "" {
+		return client.TaskListResult{}, nil
+	}
+	spec := dockerswarm.TaskSpec{ContainerSpec: &dockerswarm.ContainerSpec{Mounts: []mount.Mount{{Type: mount.TypeVolume, Source: "data"}}}}
+	return client.TaskListResult{Items: []dockerswarm.Task{{ID: "t", NodeID: f.task, Slot: 1, Spec: spec}}}, nil
 }
 
 // api server of a manager that leads, with real TLS and Swarm's certificates.
@@ -48,15 +60,18 @@ type served struct {
 	url     string
 	ca      *pkitest.CA
 	manager *Manager
+	swarm   *fakeSwarm
+	configs *storetest.Configs
 }
 
 func serveManager(t *testing.T) *served {
 	t.Helper()
 	ca := pkitest.NewCA(t, "swarm-1")
 	log := hclog.NewNullLogger()
+	cluster, configs := &fakeSwarm{}, &storetest.Configs{}
 	m := &Manager{
 		id: swarmpki.New(ca.Write(t, pkitest.Node{ID: "m1", Role: "swarm-manager"})), log: log, version: "test",
-		store: store.New(&storetest.Configs{}), cluster: swarm.New(fakeSwarm{}),
+		store: store.New(configs), cluster: swarm.New(cluster),
 	}
 	m.leadership = newLeadership("m1", "test", bootClock)
 	m.leadership.leading, m.leadership.lastBeat = true, bootClock()+time.Hour
@@ -72,7 +87,7 @@ func serveManager(t *testing.T) *served {
 	s.Config.ErrorLog = log.StandardLogger(nil)
 	s.StartTLS()
 	t.Cleanup(s.Close)
-	return &served{url: s.URL, ca: ca, manager: m}
+	return &served{url: s.URL, ca: ca, manager: m, swarm: cluster, configs: configs}
 }
 
 // as returns a client with the certificate of node.

@@ -41,6 +41,7 @@ type volumes struct {
 
 	mu      sync.Mutex
 	cache   map[string]store.Record[api.Volume] // nil: not loaded
+	broken  store.Unreadable                    // what cache lacks
 	revoked map[string]uint64                   // volume: epoch whose owner is to let go
 	absent  map[string]absence
 	locks   map[string]*sync.Mutex // by volume, for changes
@@ -53,14 +54,47 @@ type absence struct {
 }
 
 // absenceToRelease is how long an owner must have reported without a volume
-// before it counts as released; a report can be older than the attach.
-const absenceToRelease = 5 * time.Second
+// before it counts as released. A report can be older than the attach and be the
+// last that gets through: by then the lease that came with the attach is over.
+const absenceToRelease = api.LeaseDuration + api.LeaseMargin
 
 // forget drops what was learned in a former leadership.
 func (v *volumes) forget() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.cache, v.revoked, v.absent = nil, map[string]uint64{}, map[string]absence{}
+}
+
+// takeOver writes each record that has an owner once more before this manager
+// answers anybody. What a former leader has decided but not written yet, because
+// its process was paused, names a version that is no longer the record's then: it
+// cannot take a volume from an owner whose lease this leader renews.
+func (v *volumes) takeOver(ctx context.Context) error {
+	v.forget()
+	records, err := store.List[api.Volume](ctx, v.store, store.KindVolume)
+	if unreadable := (store.Unreadable{}); err != nil && !errors.As(err, &unreadable) {
+		return err
+	}
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	var errs []error
+	slots := make(chan struct{}, 8) // Raft writes in batches what comes together
+	for _, r := range records {
+		if r.Value.Owner == nil {
+			continue
+		}
+		slots <- struct{}{}
+		group.Go(func() {
+			defer func() { <-slots }()
+			if _, err := store.Update(ctx, v.store, store.KindVolume, r, r.Value); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+			}
+		})
+	}
+	group.Wait()
+	return errors.Join(errs...)
 }
 
 func (v *volumes) lock(name string) func() {
@@ -84,7 +118,8 @@ func (v *volumes) all(ctx context.Context) (map[string]store.Record[api.Volume],
 	defer v.mu.Unlock()
 	if v.cache == nil {
 		records, err := store.List[api.Volume](ctx, v.store, store.KindVolume)
-		if err != nil {
+		v.broken = nil // one that cannot be read must not stop the others
+		if err != nil && !errors.As(err, &v.broken) {
 			return nil, err
 		}
 		v.cache = make(map[string]store.Record[api.Volume], len(records))
@@ -105,6 +140,12 @@ func (v *volumes) get(ctx context.Context, name string) (store.Record[api.Volume
 		return store.Record[api.Volume]{}, err
 	}
 	r, ok := all[name]
+	v.mu.Lock()
+	broken := v.broken[name]
+	v.mu.Unlock()
+	if !ok && broken != nil {
+		return r, broken
+	}
 	if !ok {
 		return r, refuse(api.ErrNotFound, "there is no volume %s; make it with `docker volume create -d %s -o size=1GiB %s`", name, api.PluginName, name)
 	}
@@ -285,6 +326,9 @@ func (v *volumes) attach(ctx context.Context, node string, req api.AttachRequest
 		if err := v.barNode(ctx, r.Value.Owner.Node); err != nil {
 			return api.Attachment{}, refuse(api.ErrNotYet, "%s and may still hold its lease: %v", holder(r.Value), err)
 		}
+		if !v.takeAway(r) {
+			return api.Attachment{}, refuse(api.ErrHeld, "%s, which has just reported again", holder(r.Value))
+		}
 	}
 	failpoint.Hit("attach:decided")
 	owner := &api.Owner{Node: node, Hostname: facts.hostname, MountID: req.MountID, Tenure: req.Tenure, Task: d.task, Since: time.Now().UTC().Truncate(time.Second)}
@@ -304,6 +348,19 @@ func (v *volumes) attach(ctx context.Context, node string, req api.AttachRequest
 	v.mu.Unlock()
 	log.Info("attached", "new_epoch", next.Value.Epoch, "fence", next.Value.Fence)
 	return api.Attachment{Volume: next.Value, Lease: api.LeaseDuration}, nil
+}
+
+// takeAway makes sure that no report renews the lease of the present owner from
+// here on; false: one has since the decision was made, for example because the
+// owner's plugin has started again.
+func (v *volumes) takeAway(r store.Record[api.Volume]) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.leases.expired(r.Value.Owner.Node) {
+		return false
+	}
+	v.revoked[r.Name] = r.Value.Epoch
+	return true
 }
 
 // facts gathers what decideAttach needs.
@@ -390,6 +447,11 @@ func (v *volumes) progress(ctx context.Context, node string, req api.ProgressReq
 // release makes a volume free.
 func (v *volumes) release(ctx context.Context, node string, req api.ReleaseRequest) error {
 	defer v.lock(req.Name)()
+	return v.free(ctx, node, req)
+}
+
+// free is release for who has the volume's lock.
+func (v *volumes) free(ctx context.Context, node string, req api.ReleaseRequest) error {
 	r, err := v.owned(ctx, req.Name, node, req.Epoch)
 	var refused *api.Error
 	if errors.As(err, &refused) && (refused.Code == api.ErrEpoch || refused.Code == api.ErrNotFound) {
@@ -419,6 +481,9 @@ func (v *volumes) renew(ctx context.Context, node string, report api.Report) (re
 	for _, h := range report.Volumes {
 		held[h.Name] = true
 		r, ok := all[h.Name]
+		if !ok && v.broken[h.Name] != nil {
+			continue // nothing is known of it: its lease is neither renewed nor lost
+		}
 		mine := ok && r.Value.Epoch == h.Epoch && r.Value.Owner != nil && r.Value.Owner.Node == node
 		switch {
 		case mine && v.revoked[h.Name] == h.Epoch && h.Epoch != 0:
@@ -426,6 +491,7 @@ func (v *volumes) renew(ctx context.Context, node string, report api.Report) (re
 		case mine:
 			renewed = append(renewed, h.Name)
 			delete(v.absent, h.Name)
+			v.leases.touch(node) // under v.mu: see takeAway
 		default:
 			lost = append(lost, h.Name)
 		}
@@ -437,13 +503,22 @@ func (v *volumes) renew(ctx context.Context, node string, report api.Report) (re
 		if o := r.Value.Owner; o == nil || o.Node != node || held[name] {
 			continue
 		}
-		if a, ok := v.absent[name]; !ok || a.epoch != r.Value.Epoch {
-			v.absent[name] = absence{epoch: r.Value.Epoch, since: v.now()}
-		} else if v.now()-a.since > absenceToRelease {
+		if v.longAbsent(name, r.Value.Epoch) {
 			go v.releaseAbsent(name, node, r.Value.Epoch)
 		}
 	}
 	return renewed, lost, nil
+}
+
+// longAbsent notes that an owner has reported without its volume and tells whether
+// it has done so for long enough. The caller holds v.mu.
+func (v *volumes) longAbsent(name string, epoch uint64) bool {
+	a, ok := v.absent[name]
+	if !ok || a.epoch != epoch {
+		a = absence{epoch: epoch, since: v.now()}
+		v.absent[name] = a
+	}
+	return v.now()-a.since > absenceToRelease && v.leadership.settled()
 }
 
 // releaseAbsent frees a volume whose owner does not know of it any more: its
@@ -451,8 +526,15 @@ func (v *volumes) renew(ctx context.Context, node string, report api.Report) (re
 func (v *volumes) releaseAbsent(name, node string, epoch uint64) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
+	defer v.lock(name)()
+	v.mu.Lock()
+	still := v.absent[name].epoch == epoch
+	v.mu.Unlock()
+	if !still {
+		return // it has reported it since
+	}
 	v.log.Info("owner reports without the volume", "volume", name, "epoch", epoch)
-	if err := v.release(ctx, node, api.ReleaseRequest{Name: name, Epoch: epoch}); err != nil {
+	if err := v.free(ctx, node, api.ReleaseRequest{Name: name, Epoch: epoch}); err != nil {
 		v.log.Warn("release failed", "volume", name, "error", err)
 	}
 }

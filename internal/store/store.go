@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -202,23 +203,37 @@ func Delete[T any](ctx context.Context, s *Store, kind Kind, r Record[T]) error 
 	return nil
 }
 
+// Unreadable is List's error about records that cannot be read, by name.
+type Unreadable map[string]error
+
+func (u Unreadable) Error() string {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(u)) {
+		errs = append(errs, u[name])
+	}
+	return errors.Join(errs...).Error()
+}
+
 // List returns all records of a kind, in the order of their names. A record that
-// cannot be read is left out and named in the error, beside the others.
+// cannot be read is left out and named in an Unreadable, beside the others.
 func List[T any](ctx context.Context, s *Store, kind Kind) ([]Record[T], error) {
 	res, err := s.docker.ConfigList(ctx, client.ConfigListOptions{Filters: make(client.Filters).Add("label", labelKind+"="+string(kind))})
 	if err != nil {
 		return nil, fmt.Errorf("list records of kind %s: %w", kind, err)
 	}
 	records := make([]Record[T], 0, len(res.Items))
-	var broken []error
+	broken := Unreadable{}
 	for _, c := range res.Items {
 		r, err := decode[T](kind, c)
 		if err != nil {
-			broken = append(broken, err)
+			broken[r.Name] = err
 			continue
 		}
 		records = append(records, r)
 	}
 	slices.SortFunc(records, func(a, b Record[T]) int { return strings.Compare(a.Name, b.Name) })
-	return records, errors.Join(broken...)
+	if len(broken) > 0 {
+		return records, broken
+	}
+	return records, nil
 }

@@ -1,0 +1,99 @@
+package swarmmanager
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/store"
+	"github.com/openmanage/openmanage/internal/store/storetest"
+)
+
+func nothingToTakeOver() error { return nil }
+
+func TestNothingIsAnsweredBeforeTheLeadershipIsTakenOver(t *testing.T) {
+	c, s := &manual{t: time.Hour}, store.New(&storetest.Configs{})
+	l := newLeadership("n1", "test", c.now)
+	_, err := l.beat(t.Context(), s, func() error { return errors.New("the Swarm has no leader") })
+	assert.ErrorContains(t, err, "take over")
+	assert.Assert(t, !l.acting())
+	began, err := l.beat(t.Context(), s, func() error {
+		assert.Assert(t, !l.acting(), "it answers from what it knew as a leader before")
+		return nil
+	})
+	assert.NilError(t, err)
+	assert.Assert(t, began)
+	assert.Assert(t, l.acting())
+}
+
+func TestALeaderWhoseRecordAnotherHasWrittenBeginsAnew(t *testing.T) {
+	c, s := &manual{t: time.Hour}, store.New(&storetest.Configs{})
+	l, other := newLeadership("n1", "test", c.now), newLeadership("n2", "test", c.now)
+	beat := func(l *leadership) bool {
+		began, _ := l.beat(t.Context(), s, nothingToTakeOver)
+		return began
+	}
+	assert.Assert(t, beat(l))
+	c.t += time.Minute
+	assert.Assert(t, !beat(l))
+	assert.Assert(t, l.settled())
+	l.unknown()
+	c.t += time.Second
+	assert.Assert(t, !beat(l), "that Swarm did not say who leads ends no leadership")
+	assert.Assert(t, l.settled())
+
+	assert.Assert(t, beat(other))
+	c.t += api.LeaderWriteBound
+	assert.Assert(t, !beat(l))
+	assert.Assert(t, !l.acting())
+	assert.Assert(t, beat(l))
+	assert.Assert(t, !l.settled(), "the other may have renewed leases")
+}
+
+func TestABeatThatOnlySeemedToFailEndsNoLeadership(t *testing.T) {
+	c, configs := &manual{t: time.Hour}, &storetest.Configs{}
+	l, s := newLeadership("n1", "test", c.now), store.New(configs)
+	_, err := l.beat(t.Context(), s, nothingToTakeOver)
+	assert.NilError(t, err)
+	c.t += time.Minute
+	configs.Fail = func(call string) error {
+		if call == "inspect" {
+			return errors.New("timeout") // after the write
+		}
+		return nil
+	}
+	_, err = l.beat(t.Context(), s, nothingToTakeOver)
+	assert.Assert(t, err != nil)
+	configs.Fail = nil
+	for range 2 { // the first learns that the version is another
+		began, _ := l.beat(t.Context(), s, nothingToTakeOver)
+		assert.Assert(t, !began)
+	}
+	assert.Assert(t, l.acting())
+	assert.Assert(t, l.settled(), "failovers would have to wait for nothing")
+}
+
+// A leader's process is paused between a decision and its write, and goes on
+// under the next leader.
+func TestWhatAFormerLeaderDecidedIsNotWrittenAfterATakeover(t *testing.T) {
+	s := serveManager(t)
+	v := s.manager.volumes
+	_, err := v.create(t.Context(), api.CreateRequest{Name: "data"})
+	assert.NilError(t, err)
+	_, err = v.attach(t.Context(), "w1", api.AttachRequest{Name: "data", MountID: "m", Location: "here"})
+	assert.NilError(t, err)
+	decided, err := v.get(t.Context(), "data")
+	assert.NilError(t, err)
+
+	assert.NilError(t, s.manager.takeOver(t.Context()))
+	renewed, _, err := v.renew(t.Context(), "w1", api.Report{Volumes: []api.HeldVolume{{Name: "data", Epoch: 1}}})
+	assert.NilError(t, err)
+	assert.DeepEqual(t, renewed, []string{"data"})
+	late := decided.Value
+	late.Owner, late.Epoch = &api.Owner{Node: "w2"}, 2
+	_, err = store.Update(t.Context(), s.manager.store, store.KindVolume, decided, late)
+	assert.ErrorIs(t, err, store.ErrStale)
+}

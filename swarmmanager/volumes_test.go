@@ -1,0 +1,139 @@
+package swarmmanager
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/client"
+	"gotest.tools/v3/assert"
+
+	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/store"
+)
+
+// heldByW1 is a leader with a clock of the test whose volume data node w1 holds,
+// and which Swarm wants on w2 because it does not hear w1.
+func heldByW1(t *testing.T) (*served, *manual) {
+	t.Helper()
+	s := serveManager(t)
+	c := &manual{t: bootClock()}
+	m := s.manager
+	m.leases.now, m.volumes.now, m.leadership.now = c.now, c.now, c.now
+	m.leadership.lastBeat = c.t + 24*time.Hour
+	m.volumes.barNode = func(context.Context, string) error { return nil }
+	_, err := m.volumes.create(t.Context(), api.CreateRequest{Name: "data"})
+	assert.NilError(t, err)
+	_, err = m.volumes.attach(t.Context(), "w1", api.AttachRequest{Name: "data", MountID: "m", Location: "here"})
+	assert.NilError(t, err)
+	s.swarm.down, s.swarm.task = "w1", "w2"
+	return s, c
+}
+
+var fromW2 = api.AttachRequest{Name: "data", MountID: "m2", Location: "here"}
+
+func held(epoch uint64) api.Report {
+	return api.Report{Volumes: []api.HeldVolume{{Name: "data", Epoch: epoch}}}
+}
+
+// The owner's plugin starts again and reports while the volume is being given away.
+func TestAVolumeIsNotGivenAwayFromAnOwnerThatWasRenewedMeanwhile(t *testing.T) {
+	s, c := heldByW1(t)
+	v := s.manager.volumes
+	c.t += time.Minute
+	v.barNode = func(ctx context.Context, node string) error {
+		renewed, _, err := v.renew(ctx, "w1", held(1))
+		assert.DeepEqual(t, renewed, []string{"data"})
+		return err
+	}
+	_, err := v.attach(t.Context(), "w2", fromW2)
+	assert.ErrorContains(t, err, "reported again")
+	r, err := v.get(t.Context(), "data")
+	assert.NilError(t, err)
+	assert.Equal(t, r.Value.Owner.Node, "w1", "two may write")
+}
+
+func TestAnOwnerIsNotRenewedOnceItsVolumeIsBeingGivenAway(t *testing.T) {
+	s, c := heldByW1(t)
+	v := s.manager.volumes
+	c.t += time.Minute
+	reported := false
+	s.configs.Fail = func(call string) error {
+		if call == "update" && !reported { // the decision is made, the new owner not written
+			reported = true
+			renewed, lost, err := v.renew(context.Background(), "w1", held(1))
+			assert.Check(t, err)
+			assert.Check(t, len(renewed) == 0, "two may write")
+			assert.Check(t, slices.Contains(lost, "data"))
+		}
+		return nil
+	}
+	a, err := v.attach(t.Context(), "w2", fromW2)
+	assert.NilError(t, err)
+	assert.Assert(t, reported)
+	assert.Equal(t, a.Volume.Owner.Node, "w2")
+	assert.Assert(t, a.Volume.Fence)
+}
+
+func TestAnOwnerThatReportsWithoutItsVolumeHasReleasedItOnceNoLeaseCanBeLeft(t *testing.T) {
+	s, c := heldByW1(t)
+	v := s.manager.volumes
+	assert.Assert(t, !v.longAbsent("data", 1))
+	c.t += api.LeaseDuration + api.LeaseMargin
+	assert.Assert(t, !v.longAbsent("data", 1), "the lease that came with the attach may still hold")
+	c.t++
+	assert.Assert(t, !v.longAbsent("data", 2), "of another epoch nothing is known")
+	assert.Assert(t, !v.longAbsent("data", 1))
+	c.t += absenceToRelease + 1
+	assert.Assert(t, v.longAbsent("data", 1))
+	s.manager.leadership.since = c.t
+	assert.Assert(t, !v.longAbsent("data", 1), "a lease of a former leader may still hold")
+
+	v.releaseAbsent("data", "w1", 1)
+	r, err := v.get(t.Context(), "data")
+	assert.NilError(t, err)
+	assert.Assert(t, r.Value.Owner == nil)
+}
+
+func TestAnAbsenceThatIsOverReleasesNothing(t *testing.T) {
+	s, c := heldByW1(t)
+	v := s.manager.volumes
+	for _, r := range []api.Report{{}, {Rebuilding: true}, held(1)} {
+		_, _, err := v.renew(t.Context(), "w1", r)
+		assert.NilError(t, err)
+		c.t += absenceToRelease
+	}
+	v.releaseAbsent("data", "w1", 1) // decided before the report that names it
+	r, err := v.get(t.Context(), "data")
+	assert.NilError(t, err)
+	assert.Assert(t, r.Value.Owner != nil, "freed under a mount")
+}
+
+// Pitfall 15: one bad record must not cost the others their leases.
+func TestARecordThatCannotBeReadStopsNoOther(t *testing.T) {
+	s, _ := heldByW1(t)
+	v := s.manager.volumes
+	_, err := v.create(t.Context(), api.CreateRequest{Name: "bad"})
+	assert.NilError(t, err)
+	all, err := s.configs.ConfigList(t.Context(), client.ConfigListOptions{Filters: make(client.Filters).Add("name", "openmanage.volume.bad")})
+	assert.NilError(t, err)
+	spec := all.Items[0].Spec
+	spec.Labels = map[string]string{"openmanage.kind": "volume", "openmanage.record": "{"}
+	_, err = s.configs.ConfigUpdate(t.Context(), all.Items[0].ID, client.ConfigUpdateOptions{Version: all.Items[0].Version, Spec: spec})
+	assert.NilError(t, err)
+
+	assert.NilError(t, s.manager.takeOver(t.Context()))
+	report := held(1)
+	report.Volumes = append(report.Volumes, api.HeldVolume{Name: "bad", Epoch: 1})
+	renewed, lost, err := v.renew(t.Context(), "w1", report)
+	assert.NilError(t, err)
+	assert.DeepEqual(t, renewed, []string{"data"})
+	assert.Equal(t, len(lost), 0, "nothing is known of the other: it keeps what it has")
+	_, err = v.get(t.Context(), "bad")
+	assert.ErrorContains(t, err, "docker config inspect openmanage.volume.bad")
+	_, err = v.create(t.Context(), api.CreateRequest{Name: "bad"})
+	assert.ErrorContains(t, err, "cannot be read", "it counts as absent")
+	_, err = store.List[api.Volume](t.Context(), s.manager.store, store.KindVolume)
+	assert.ErrorContains(t, err, "cannot be read")
+}
