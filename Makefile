@@ -2,7 +2,7 @@
 
 GO      ?= go
 VERSION ?= dev
-# Where the testenv's registry, images and state are kept: outside the checkout.
+# Where Docker looks for the current user's CLI plugins.
 PLUGINS ?= $(or $(DOCKER_CONFIG),$(HOME)/.docker)/cli-plugins
 
 LDFLAGS = -s -w -X github.com/openmanage/openmanage/internal/version.Version=$(VERSION)
@@ -22,7 +22,8 @@ install: build ## install the CLI plugin for the current user: docker openmanage
 	install -m 755 bin/docker-openmanage $(PLUGINS)/docker-openmanage
 
 image: ## build the image and the managed plugin into the testenv's registry
-	$(GO) run ./testenv images openmanage
+	$(GO) run ./testenv images product
+	$(GO) run ./testenv images plugin
 
 test: ## run every test, the end-to-end tests on a real Swarm included
 	$(GO) run ./testenv setup

@@ -36,7 +36,7 @@ func (h *helper) ensurePlugin(ctx context.Context) (reference string, err error)
 		return "", fmt.Errorf("ask the engine for its plugin %s: %w", api.PluginName, err)
 	}
 	p := res.Plugin
-	if h.Plugin != "" && !pluginref.Same(p.PluginReference, h.Plugin) {
+	if h.Plugin != "" && (!pluginref.Same(p.PluginReference, h.Plugin) || !h.hasSettings(p)) {
 		if err := h.upgradePlugin(ctx, p); err != nil {
 			return p.PluginReference, err
 		}
@@ -79,7 +79,7 @@ func (h *helper) upgradePlugin(ctx context.Context, p plugin.Plugin) error {
 		return err
 	}
 	if user != "" {
-		return fmt.Errorf("the volume plugin here is %s; it is replaced by %s when no container uses it, and %s does: drain the node (`docker node update --availability drain`)", p.PluginReference, h.Plugin, user)
+		return fmt.Errorf("the volume plugin here is %s; it is replaced by %s when no container uses it, and %s does: drain the node and make it active again (`docker node update --availability drain`, then `active`)", p.PluginReference, h.Plugin, user)
 	}
 	if p.Enabled {
 		if _, err := h.Docker.PluginDisable(ctx, api.PluginName, client.PluginDisableOptions{Force: true}); err != nil {
@@ -103,6 +103,24 @@ func (h *helper) upgradePlugin(ctx context.Context, p plugin.Plugin) error {
 	}
 	h.Log.Info("volume plugin upgraded", "from", p.PluginReference, "to", h.Plugin)
 	return nil
+}
+
+// hasSettings tells whether the plugin's mounts come from where they should.
+// Other settings are the operator's.
+func (h *helper) hasSettings(p plugin.Plugin) bool {
+	for _, setting := range h.PluginSettings {
+		key, want, _ := strings.Cut(setting, "=")
+		name, ok := strings.CutSuffix(key, ".source")
+		if !ok {
+			continue
+		}
+		for _, m := range p.Settings.Mounts {
+			if m.Name == name && m.Source != nil && *m.Source != want {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // pluginUser names a container that runs, or is about to, on a volume of the plugin.

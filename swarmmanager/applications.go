@@ -76,7 +76,7 @@ func (a *applications) reconcile(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("application %s: %w", name, err))
 		}
 	}
-	errs = append(errs, a.reconcileNodes(ctx, o), a.reconcilePins(ctx, o))
+	errs = append(errs, a.m.volumes.freeAbandoned(ctx, o), a.reconcileNodes(ctx, o), a.reconcilePins(ctx, o))
 	return errors.Join(errs...)
 }
 
@@ -107,10 +107,8 @@ func (a *applications) observe(ctx context.Context) (*observed, error) {
 	if o.volumes, err = a.m.volumes.all(ctx); err != nil {
 		return nil, err
 	}
-	if len(o.services) > 0 {
-		if o.uses, err = a.m.cluster.Uses(ctx, api.PluginName); err != nil {
-			return nil, err
-		}
+	if o.uses, err = a.m.cluster.Uses(ctx, api.PluginName); err != nil {
+		return nil, err
 	}
 	o.statuses = a.m.leases.statuses()
 	for id := range o.nodes {

@@ -44,7 +44,7 @@ func rootCommand() *cobra.Command {
 	root.PersistentFlags().StringVar(&s.stateDir, "state-dir", host.DefaultStateDir, "where everything is stored")
 	root.PersistentFlags().BoolVarP(&s.quiet, "quiet", "q", false, "do not report progress")
 	root.AddCommand(
-		upCommand(s), downCommand(s), statusCommand(s), addCommand(s), execCommand(s), imagesCommand(s),
+		setupCommand(s), upCommand(s), downCommand(s), statusCommand(s), addCommand(s), execCommand(s), imagesCommand(s),
 		cutCommand(s), healCommand(s), restartDockerCommand(s), killPluginCommand(s),
 		nodeCommand(s, "kill", "Switch nodes off, as a power cut does", (*cluster.Node).Kill),
 		nodeCommand(s, "start", "Switch nodes on again", func(n *cluster.Node, ctx context.Context) error {
@@ -315,4 +315,20 @@ func findNodes(c *cluster.Cluster, names []string) ([]*cluster.Node, error) {
 		nodes = append(nodes, node)
 	}
 	return nodes, nil
+}
+
+func setupCommand(s *settings) *cobra.Command {
+	return &cobra.Command{
+		Use:   "setup",
+		Short: "Install what the test environment and the project's tests need on this machine",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			options := s.options()
+			machine, err := host.New(options.StateDir, options.Progress)
+			if err != nil {
+				return err
+			}
+			return machine.EnsureTestPackages(cmd.Context())
+		},
+	}
 }

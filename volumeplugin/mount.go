@@ -39,7 +39,7 @@ type mountJob struct {
 func (v *heldVolume) mount(ctx context.Context, mountID string) (string, error) {
 	deadline := time.NewTimer(mountWait)
 	defer deadline.Stop()
-	for first := true; ; first = false {
+	for tried := false; ; {
 		v.mu.Lock()
 		if h := v.hold; h != nil && h.mountID == mountID && v.job == nil && h.enter() {
 			v.mu.Unlock()
@@ -47,7 +47,7 @@ func (v *heldVolume) mount(ctx context.Context, mountID string) (string, error) 
 		}
 		job := v.job
 		if job == nil {
-			if !first {
+			if tried {
 				v.mu.Unlock()
 				return "", fmt.Errorf("volume %s was mounted and lost again at once; see the plugin's log", v.name)
 			}
@@ -62,9 +62,9 @@ func (v *heldVolume) mount(ctx context.Context, mountID string) (string, error) 
 			return "", fmt.Errorf("volume %s is still being mounted after %s; the work goes on, try again", v.name, mountWait)
 		}
 		if job.mountID != mountID {
-			first = true // it was another's; now it is our turn to try
-			continue
+			continue // it was another's; now it is our turn to try
 		}
+		tried = true
 		if job.err != nil {
 			return "", job.err
 		}

@@ -107,8 +107,11 @@ func verify(ctx context.Context, dockerCLI command.Cli, plugin string, timeout t
 				last = unready(leader, reports)
 				for _, r := range reports {
 					line := "✔ " + r.Hostname + "  ready"
-					if !r.OK {
+					switch {
+					case !r.OK:
 						line = "  " + r.Hostname + "  " + r.Problem
+					case r.Note != "":
+						line = "! " + r.Hostname + "  ready, but " + r.Note
 					}
 					if said[r.Hostname] != line {
 						said[r.Hostname] = line

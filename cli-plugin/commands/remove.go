@@ -135,7 +135,7 @@ func waitForVolumes(ctx context.Context, dockerCLI command.Cli, name string) err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w; %s\nA node that is gone for good lets go when it returns or its lease runs out: docker openmanage volume ls", context.Cause(ctx), attached)
+			return fmt.Errorf("%w; %s\nThe volume of a node that is gone becomes free once Swarm calls the node down and its lease has run out: docker openmanage volume ls", context.Cause(ctx), attached)
 		case <-time.After(time.Second):
 		}
 	}

@@ -73,7 +73,7 @@ func TestCreateGoesOnAfterACrashAtEachStep(t *testing.T) {
 	s.withFailpoints(t, ctx)
 	dir := t.TempDir()
 	arguments := []string{"openmanage", "create", "postgresql", "cc", "--replicas", "1", "--volume-size", "256MiB", "--yes"}
-	for _, point := range []string{"create:claimed", "create:secret.cc_superuser-password", "create:deployed", "create:healthy"} {
+	for _, point := range []string{"create:claimed", "create:secret.superuser-password", "create:deployed", "create:healthy"} {
 		assert.NilError(t, os.WriteFile(filepath.Join(dir, point), nil, 0o600))
 		cmd := s.Command(ctx, arguments...)
 		cmd.Env = append(os.Environ(), failpoint.Variable+"="+dir)

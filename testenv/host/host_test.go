@@ -12,11 +12,11 @@ import (
 )
 
 func TestEachMissingPackageIsNamedOnce(t *testing.T) {
-	got := missingPackages(func(command string) bool {
+	got := missingPackages(tools, func(command string) bool {
 		return command != "docker" && command != "dockerd" && command != "mkfs.xfs"
 	})
 	assert.DeepEqual(t, got, []string{"docker.io", "xfsprogs"})
-	assert.Equal(t, len(missingPackages(func(string) bool { return true })), 0)
+	assert.Equal(t, len(missingPackages(tools, func(string) bool { return true })), 0)
 }
 
 func TestMissingSpaceIsSaidInGiB(t *testing.T) {

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 )
 
 // tools are the commands that the test environment calls, with the Debian
 // package that brings each.
-var tools = []struct{ command, debian string }{
+var tools = []tool{
 	{"docker", "docker.io"},
 	{"dockerd", "docker.io"},
 	{"iptables", "iptables"},
@@ -22,10 +24,30 @@ var tools = []struct{ command, debian string }{
 	{"mkfs.xfs", "xfsprogs"},
 }
 
+// testTools are what the project's tests call on this machine beside that: a real
+// PostgreSQL server, and tools for filesystems and processes.
+var testTools = []tool{
+	{"psql", "postgresql"},
+	{"mkfs.ext4", "e2fsprogs"},
+	{"blkid", "util-linux"},
+	{"ps", "procps"},
+	{"make", "make"},
+}
+
 // EnsurePackages installs the Debian packages of the commands that are missing.
 // apt is only called when something is.
-func (h *Host) EnsurePackages(ctx context.Context) error {
-	missing := missingPackages(func(command string) bool {
+func (h *Host) EnsurePackages(ctx context.Context) error { return h.ensure(ctx, tools) }
+
+// EnsureTestPackages does the same, and for what the project's tests need.
+func (h *Host) EnsureTestPackages(ctx context.Context) error {
+	if servers, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb"); len(servers) == 0 {
+		return h.ensure(ctx, slices.Concat(tools, testTools, []tool{{"initdb of a PostgreSQL server", "postgresql"}}))
+	}
+	return h.ensure(ctx, slices.Concat(tools, testTools))
+}
+
+func (h *Host) ensure(ctx context.Context, tools []tool) error {
+	missing := missingPackages(tools, func(command string) bool {
 		// dockerd is only needed where no engine runs already.
 		if command == "dockerd" && h.engineAnswers(ctx) == nil {
 			return true
@@ -50,7 +72,9 @@ func (h *Host) EnsurePackages(ctx context.Context) error {
 	return nil
 }
 
-func missingPackages(present func(command string) bool) []string {
+type tool struct{ command, debian string }
+
+func missingPackages(tools []tool, present func(command string) bool) []string {
 	var missing []string
 	seen := map[string]bool{}
 	for _, tool := range tools {
@@ -63,7 +87,8 @@ func missingPackages(present func(command string) bool) []string {
 }
 
 func aptGet(ctx context.Context, args ...string) (string, error) {
-	// docker-registry would start a daemon of its own on our port.
+	// docker-registry would start a daemon of its own on our port, and postgresql
+	// a server.
 	keepStopped, err := forbidServiceStarts()
 	if err != nil {
 		return "", err

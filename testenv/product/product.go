@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/openmanage/openmanage/testenv/cluster"
 	"github.com/openmanage/openmanage/testenv/host"
@@ -103,10 +104,49 @@ func (p *Product) ImageReference() string {
 	return fmt.Sprintf("%s:%d/%s", p.Cluster.Network.Gateway(), p.Cluster.Host.RegistryPort, p.image())
 }
 
-// Install runs `docker openmanage install`, which also verifies every node.
+// Install runs `docker openmanage install`, which also verifies every node, and
+// has every node run this version of the plugin.
 func (p *Product) Install(ctx context.Context) error {
-	_, err := p.CLI(ctx, "install", "--image", p.ImageReference(), "--plugin", p.PluginReference())
-	return err
+	if _, err := p.CLI(ctx, "install", "--image", p.ImageReference(), "--plugin", p.PluginReference()); err != nil {
+		return err
+	}
+	for _, n := range p.Cluster.Nodes() {
+		if err := p.replacePlugin(ctx, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replacePlugin does what `install` advises where containers use an older plugin:
+// drain the node and make it active again.
+func (p *Product) replacePlugin(ctx context.Context, n *cluster.Node) error {
+	replaced := func(ctx context.Context) error {
+		out, _, err := n.Exec(ctx, "docker", "plugin", "inspect", "openmanage", "--format", "{{.PluginReference}} {{.Enabled}}")
+		if err == nil && strings.TrimSpace(out) != p.PluginReference()+" true" {
+			err = fmt.Errorf("it has %s", out)
+		}
+		return err
+	}
+	if replaced(ctx) == nil {
+		return nil
+	}
+	p.Cluster.Host.Progress.Step("draining %s for its new volume plugin", n.Name)
+	if _, err := p.Docker(ctx, "node", "update", "--availability", "drain", n.Name); err != nil {
+		return err
+	}
+	err := Until(ctx, 2*time.Minute, n.Name+" drained", func(ctx context.Context) error {
+		out, _, err := n.Exec(ctx, "docker", "ps", "--quiet")
+		if err == nil && strings.TrimSpace(out) != "" {
+			err = errors.New("containers still run there")
+		}
+		return err
+	})
+	_, activeErr := p.Docker(ctx, "node", "update", "--availability", "active", n.Name)
+	if err = errors.Join(err, activeErr); err != nil {
+		return err
+	}
+	return Until(ctx, 2*time.Minute, "the new plugin on "+n.Name, replaced)
 }
 
 // CLI runs `docker openmanage args` on the Swarm and returns its standard output.

@@ -123,6 +123,7 @@ type NodeReport struct {
 	Version  string
 	OK       bool
 	Problem  string
+	Note     string // what remains to be done on a node that is ready
 }
 
 // Check looks once at every node that is up. ready is true when all are well and a
@@ -171,7 +172,8 @@ func Check(ctx context.Context, docker client.APIClient, plugin string, now time
 			r.Problem = n.Problem()
 		}
 		if r.Problem == "" && plugin != "" && !pluginref.Same(n.Record.Plugin, plugin) {
-			if r.Problem = n.Record.Problem; r.Problem == "" {
+			// In use it is replaced later: the node works, and the user is told.
+			if r.Note = n.Record.Problem; r.Note == "" {
 				r.Problem = "the volume plugin is being replaced by " + plugin
 			}
 		}
