@@ -51,6 +51,10 @@ func prepare(ctx context.Context, say *progress.Reporter) (*bench, error) {
 		return nil, err
 	}
 	b := &bench{Product: p, c: c, say: say}
+	if err := b.empty(ctx); err != nil {
+		return nil, err
+	}
+	say.Step("docker openmanage install")
 	if err := p.Install(ctx); err != nil {
 		return nil, err
 	}
@@ -82,6 +86,9 @@ func (b *bench) measure(ctx context.Context, m benchmark) (string, error) {
 		return "", err
 	}
 	if b.Via, err = b.c.Node(1); err != nil {
+		return "", err
+	}
+	if err := b.empty(ctx); err != nil {
 		return "", err
 	}
 	if err := b.Install(ctx); err != nil {

@@ -80,7 +80,7 @@ func (b *bench) declareApplications(ctx context.Context) error {
 					Labels: map[string]string{
 						api.LabelApplication: application, api.LabelType: "postgresql",
 						api.LabelMember: member, api.LabelSlot: fmt.Sprint(m + 1), api.LabelVolume: member,
-						"com.docker.stack.namespace": application, "com.docker.stack.image": postgresImage,
+						stackLabel: application, "com.docker.stack.image": postgresImage,
 					},
 				},
 				TaskTemplate: swarm.TaskSpec{ContainerSpec: &swarm.ContainerSpec{Image: postgresImage}},

@@ -86,7 +86,7 @@ func (b *bench) startServer(ctx context.Context, node *cluster.Node, name, mount
 	if err != nil {
 		return err
 	}
-	_, err = b.docker(ctx, node, "exec", name, "pgbench", "--initialize", "--quiet", "--username", "postgres", "--scale", strconv.Itoa(pgbenchScale))
+	_, err = b.docker(ctx, node, "exec", name, "pgbench", "--initialize", "--quiet", "--username", "postgres", "--scale", strconv.Itoa(pgbenchScale), "postgres")
 	return err
 }
 
@@ -95,7 +95,7 @@ func (b *bench) transactions(ctx context.Context, node *cluster.Node, name strin
 		return 0, err
 	}
 	out, err := b.docker(ctx, node, "exec", name, "pgbench", "--username", "postgres", "--no-vacuum",
-		"--client", strconv.Itoa(pgbenchClients), "--jobs", "1", "--time", strconv.Itoa(pgbenchSeconds))
+		"--client", strconv.Itoa(pgbenchClients), "--jobs", "1", "--time", strconv.Itoa(pgbenchSeconds), "postgres")
 	if err != nil {
 		return 0, err
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
 	"github.com/openmanage/openmanage/internal/api"
@@ -15,21 +16,29 @@ import (
 )
 
 // prefix starts the name of all that the benchmarks make: applications, services,
-// containers, volumes. By it tidy finds what an earlier run has left, too.
+// containers, volumes. By it purge finds what an earlier run has left, too.
 const prefix = "bench"
 
-// tidy removes what benchmarks have made, with the data. It does nothing where
-// there is nothing.
+// empty removes every service and container but OpenManage's own: whatever else
+// runs is measured, too, and volumes in use keep the plugin from being replaced.
+// Volumes stay.
+func (b *bench) empty(ctx context.Context) error {
+	return errors.Join(b.removeServices(ctx), b.removeContainers(ctx), b.dropByHand(ctx))
+}
+
+// tidy removes what benchmarks have made, with the data.
 func (b *bench) tidy(ctx context.Context) error {
-	err := errors.Join(b.removeServices(ctx), b.removeContainers(ctx), b.dropByHand(ctx))
-	if err != nil {
+	if err := b.empty(ctx); err != nil {
 		return err
 	}
 	if err := b.purge(ctx); err != nil {
 		return err
 	}
-	return b.unlabel(ctx)
+	return b.label(ctx)
 }
+
+// stackLabel is what Docker marks a stack's services with.
+const stackLabel = "com.docker.stack.namespace"
 
 func (b *bench) removeServices(ctx context.Context) error {
 	docker := b.Via.Client()
@@ -38,13 +47,14 @@ func (b *bench) removeServices(ctx context.Context) error {
 		return err
 	}
 	for _, s := range services.Items {
-		if strings.HasPrefix(s.Spec.Name, prefix) {
-			if _, err := docker.ServiceRemove(ctx, s.ID, client.ServiceRemoveOptions{}); err != nil {
-				return err
-			}
+		if s.Spec.Labels[stackLabel] == api.StackName {
+			continue
+		}
+		if _, err := docker.ServiceRemove(ctx, s.ID, client.ServiceRemoveOptions{}); err != nil {
+			return err
 		}
 	}
-	return product.Until(ctx, time.Minute, "networks removed", func(ctx context.Context) error {
+	return product.Until(ctx, 2*time.Minute, "networks removed", func(ctx context.Context) error {
 		networks, err := docker.NetworkList(ctx, client.NetworkListOptions{})
 		for _, n := range networks.Items {
 			if strings.HasPrefix(n.Name, prefix) {
@@ -56,16 +66,29 @@ func (b *bench) removeServices(ctx context.Context) error {
 	})
 }
 
+// removeContainers ends those that are no task of a service, and waits for the
+// tasks of removed services to leave their volumes.
 func (b *bench) removeContainers(ctx context.Context) error {
 	for _, node := range b.c.Nodes() {
-		ids, err := b.docker(ctx, node, "ps", "--all", "--quiet", "--filter", "name=^"+prefix+"-")
-		if err != nil {
+		err := product.Until(ctx, 2*time.Minute, node.Name+" empty", func(ctx context.Context) error {
+			left, err := node.Client().ContainerList(ctx, client.ContainerListOptions{All: true})
+			if err != nil {
+				return err
+			}
+			for _, c := range left.Items {
+				if _, task := c.Labels["com.docker.swarm.task.id"]; !task {
+					if _, err := b.docker(ctx, node, "rm", "--force", c.ID); err != nil {
+						return err
+					}
+					continue
+				}
+				if c.Labels[stackLabel] != api.StackName && c.State == container.StateRunning {
+					err = fmt.Errorf("%v still runs", c.Names)
+				}
+			}
 			return err
-		}
-		if ids == "" {
-			continue
-		}
-		if _, err := b.docker(ctx, node, append([]string{"rm", "--force"}, strings.Fields(ids)...)...); err != nil {
+		})
+		if err != nil {
 			return err
 		}
 	}
@@ -135,9 +158,6 @@ func ask(ctx context.Context, records *store.Store, volume string) error {
 
 // hereLabel marks the nodes that a service may run on.
 const hereLabel = "bench-here"
-
-// unlabel removes the label from all nodes.
-func (b *bench) unlabel(ctx context.Context) error { return b.label(ctx) }
 
 // label has exactly these nodes carry hereLabel.
 func (b *bench) label(ctx context.Context, names ...string) error {
