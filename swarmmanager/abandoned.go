@@ -3,7 +3,6 @@ package swarmmanager
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/openmanage/openmanage/internal/api"
 )
@@ -36,11 +35,12 @@ func (v *volumes) freeOne(ctx context.Context, name string, seen api.Volume) err
 	if r.Value.Epoch != seen.Epoch || r.Value.Owner == nil {
 		return nil // it has moved on
 	}
-	bar, cancel := context.WithTimeout(ctx, 3*time.Second)
-	defer cancel()
-	if err := v.barNode(bar, seen.Owner.Node); err != nil {
+	if err := v.barNode(ctx, seen.Owner.Node); err != nil {
 		v.log.Debug("a dead node may still hold a volume", "volume", name, "error", err)
 		return nil
+	}
+	if !v.takeAway(r) {
+		return nil // it has just reported again
 	}
 	_, err = v.change(ctx, r, func(n *api.Volume) { n.Owner, n.Fence = nil, true })
 	if err == nil {

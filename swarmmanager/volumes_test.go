@@ -76,6 +76,35 @@ func TestAnOwnerIsNotRenewedOnceItsVolumeIsBeingGivenAway(t *testing.T) {
 	assert.Assert(t, a.Volume.Fence)
 }
 
+func TestAnAbandonedVolumeIsNotFreedUnderAnOwnerThatIsBack(t *testing.T) {
+	s, c := heldByW1(t)
+	s.swarm.task = ""
+	v := s.manager.volumes
+	c.t += time.Minute
+	back := true
+	v.barNode = func(context.Context, string) error {
+		if back {
+			_, _, err := v.renew(context.Background(), "w1", held(1))
+			return err
+		}
+		return nil
+	}
+	free := func() bool {
+		o, err := s.manager.apps.observe(t.Context())
+		assert.NilError(t, err)
+		assert.NilError(t, v.freeAbandoned(t.Context(), o))
+		r, err := v.get(t.Context(), "data")
+		assert.NilError(t, err)
+		assert.Equal(t, r.Value.Fence, r.Value.Owner == nil, "whoever attaches next must fence the device")
+		return r.Value.Owner == nil
+	}
+	assert.Assert(t, !free())
+	back = false
+	assert.Assert(t, !free(), "it was renewed a moment ago")
+	c.t += time.Minute
+	assert.Assert(t, free())
+}
+
 func TestAnOwnerThatReportsWithoutItsVolumeHasReleasedItOnceNoLeaseCanBeLeft(t *testing.T) {
 	s, c := heldByW1(t)
 	v := s.manager.volumes
