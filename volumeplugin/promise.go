@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -59,14 +58,24 @@ func (p *plugin) failsafe(ctx context.Context) {
 		return
 	}
 	req := api.Promise{Lease: api.LeaseDuration, Volumes: held}
+	// Both are asked at once: the lease has no time for one after the other.
+	type answer struct {
+		sent time.Duration
+		err  error
+	}
+	nodes := make(chan answer, 1)
+	go func() {
+		sent, err := p.nodesPromise(ctx, req)
+		nodes <- answer{sent, err}
+	}()
 	sent, by, err := p.managersPromise(ctx, req)
 	if err != nil {
-		var nodesErr error
-		if sent, nodesErr = p.nodesPromise(ctx, req); nodesErr != nil {
-			p.log.Debug("leases not renewed without a leader", "managers", err, "nodes", nodesErr)
+		other := <-nodes
+		if other.err != nil {
+			p.log.Debug("leases not renewed without a leader", "managers", err, "nodes", other.err)
 			return
 		}
-		by = "every other node"
+		sent, by = other.sent, "every other node"
 	}
 	p.log.Debug("leases renewed without a leader", "by", by, "volumes", len(held))
 	for _, h := range holds {
@@ -90,7 +99,7 @@ func (p *plugin) managersPromise(ctx context.Context, req api.Promise) (time.Dur
 	if len(addresses) == 0 {
 		return 0, "", errors.New("no manager is known")
 	}
-	sent, accepted, err := askAll(p.now, len(addresses), func(i int) error {
+	sent, accepted, err := askAll(p.now, len(addresses), len(addresses)/2+1, func(i int) error {
 		return p.leader.CallOne(ctx, addresses[i], http.MethodPost, "/v1/promise", req, nil)
 	})
 	if accepted <= len(addresses)/2 {
@@ -115,32 +124,29 @@ func (p *plugin) nodesPromise(ctx context.Context, req api.Promise) (time.Durati
 	if !known {
 		return 0, errors.New("the other nodes are not known yet")
 	}
-	sent, accepted, err := askAll(p.now, len(others), func(i int) error { return p.peers.Promise(ctx, others[i], req) })
+	sent, accepted, err := askAll(p.now, len(others), len(others), func(i int) error { return p.peers.Promise(ctx, others[i], req) })
 	if accepted != len(others) {
 		return 0, fmt.Errorf("%d of %d nodes promise: %w", accepted, len(others), err)
 	}
 	return sent, nil
 }
 
-// askAll asks n at once and returns when the earliest accepted question was sent.
-func askAll(now clock, n int, ask func(i int) error) (sent time.Duration, accepted int, err error) {
-	var wait sync.WaitGroup
-	var mu sync.Mutex
-	var errs []error
+// askAll asks n at once and returns when the questions were sent and how many were
+// accepted, as soon as enough are: a dead one among them costs no time.
+func askAll(now clock, n, enough int, ask func(i int) error) (sent time.Duration, accepted int, err error) {
+	answers := make(chan error, n)
 	sent = now()
 	for i := range n {
-		wait.Go(func() {
-			err := ask(i)
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				errs = append(errs, err)
-				return
-			}
-			accepted++
-		})
+		go func() { answers <- ask(i) }()
 	}
-	wait.Wait()
+	var errs []error
+	for range n {
+		if err := <-answers; err != nil {
+			errs = append(errs, err)
+		} else if accepted++; accepted == enough {
+			break
+		}
+	}
 	return sent, accepted, errors.Join(errs...)
 }
 
