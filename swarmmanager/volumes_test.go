@@ -28,6 +28,7 @@ func heldByW1(t *testing.T) (*served, *manual) {
 	_, err = m.volumes.attach(t.Context(), "w1", api.AttachRequest{Name: "data", MountID: "m", Location: "here"})
 	assert.NilError(t, err)
 	s.swarm.down, s.swarm.task = "w1", "w2"
+	m.nodes.at = time.Time{} // look again
 	return s, c
 }
 
