@@ -88,11 +88,11 @@ func (p *peers) call(ctx context.Context, n api.Node, method, path string, in, o
 
 // forward hands a request on to the leader for caller, and its answer back.
 func (m *Manager) forward(w http.ResponseWriter, r *http.Request, caller swarmpki.Peer, body []byte) {
-	leader := m.leadership.swarmLeader()
+	leader := m.leadership.leaderNode()
 	if leader == "" || leader == m.leadership.self || r.Header.Get(headerNode) != "" {
 		// Forwarded once is enough: two managers that each believe in the other
 		// must not send a request in circles.
-		writeError(w, http.StatusServiceUnavailable, refuse(api.ErrNotLeader, "no manager leads at the moment; Swarm elects one within 20 s if most managers run"))
+		writeError(w, http.StatusServiceUnavailable, refuse(api.ErrNotLeader, "no manager leads at the moment; one takes over within seconds if most Swarm managers run"))
 		return
 	}
 	err := func() error {

@@ -8,19 +8,24 @@ import (
 	"sync"
 	"time"
 
-	"github.com/moby/moby/client"
-
 	"github.com/openmanage/openmanage/internal/api"
 	"github.com/openmanage/openmanage/internal/failpoint"
 	"github.com/openmanage/openmanage/internal/store"
 )
 
+// takeOverAfter is for how long, by its own clock, a manager must have seen the
+// leader record stand still before it takes the leadership. The leader writes it
+// every second.
+const takeOverAfter = 3 * time.Second
+
 // leadership tells whether this manager may act as the leader at this moment.
 //
-// Two facts make it so: Swarm says that this node is its leader, and this manager
-// itself has written the leader record through Raft within api.LeaderWriteBound.
-// The second makes a leader that was cut off stop renewing leases by its own
-// clock. It is safe for concurrent use.
+// The leader is who keeps writing the leader record. Any manager can: the one on
+// Swarm's own leader has no advantage worth a rule, and where that node is drained
+// no manager runs there. A takeover is a compare-and-swap, so the former leader's
+// next write fails; and a leader acts only while a write of its own through Raft
+// is younger than api.LeaderWriteBound, so one that was cut off stops renewing
+// leases by its own clock. It is safe for concurrent use.
 type leadership struct {
 	self, boot, version string
 	now                 clock
@@ -30,7 +35,9 @@ type leadership struct {
 	since    time.Duration // when the first record of this leadership was written
 	lastBeat time.Duration // when the last successful write was begun
 	record   store.Record[store.Leader]
-	leader   string // node ID of Swarm's leader, as last seen
+	leader   string        // node ID of the leader, as last seen; "": not known
+	seen     uint64        // version of the record when it was last read as a follower
+	seenAt   time.Duration // since when it has that version
 }
 
 func newLeadership(self, version string, now clock) *leadership {
@@ -53,20 +60,14 @@ func (l *leadership) settled() bool {
 	return l.leading && l.now()-l.since > api.LeaseDuration+api.LeaderWriteBound+api.LeaseMargin
 }
 
-// swarmLeader returns the node ID of Swarm's leader, as last seen, or "".
-func (l *leadership) swarmLeader() string {
+// leaderNode returns the node ID of the leader, as last seen, or "".
+func (l *leadership) leaderNode() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.leader
 }
 
-func (l *leadership) set(leading bool, leader string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.leading, l.leader = leading, leader
-}
-
-// unknown notes that Swarm could not be asked for its leader. That alone ends no
+// unknown notes that the record could not be read or written. That alone ends no
 // leadership: without a beat it is soon not acting, and a beat of another manager
 // in between shows at the next one.
 func (l *leadership) unknown() {
@@ -75,8 +76,24 @@ func (l *leadership) unknown() {
 	l.leader = ""
 }
 
-// beat writes the leader record. If that begins a leadership, it returns true, and
-// begin has succeeded before anything is answered as the leader.
+// follow notes the record of another leader; true: it stands still, and this
+// manager may take over.
+func (l *leadership) follow(r store.Record[store.Leader]) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.leading, l.record = false, store.Record[store.Leader]{}
+	now := l.now()
+	if r.Version() != l.seen {
+		l.seen, l.seenAt = r.Version(), now
+	}
+	l.leader = r.Value.Node
+	// A record of this node is of a process before this one.
+	return r.Value.Node == l.self || now-l.seenAt >= takeOverAfter
+}
+
+// beat writes the leader record, if it is this manager's or nobody else's any more.
+// If that begins a leadership, it returns true, and begin has succeeded before
+// anything is answered as the leader.
 func (l *leadership) beat(ctx context.Context, s *store.Store, begin func() error) (began bool, err error) {
 	l.mu.Lock()
 	record, leading := l.record, l.leading
@@ -93,6 +110,9 @@ func (l *leadership) beat(ctx context.Context, s *store.Store, begin func() erro
 			record, err = store.Create(ctx, s, store.KindLeader, store.LeaderName, value)
 		case err == nil:
 			leading = leading && record.Value.Boot == l.boot
+			if !leading && !l.follow(record) {
+				return false, nil
+			}
 			value.Beat = record.Value.Beat + 1
 			record, err = store.Update(ctx, s, store.KindLeader, record, value)
 		}
@@ -129,23 +149,18 @@ func (m *Manager) lead(ctx context.Context) {
 	was := false
 	for {
 		call, cancel := context.WithTimeout(ctx, 3*time.Second)
-		leader, err := m.findLeader(call)
-		switch {
-		case err != nil:
+		began, err := m.leadership.beat(call, m.store, func() error { return m.takeOver(ctx) })
+		if err != nil {
 			m.leadership.unknown()
-		case leader != m.leadership.self:
-			m.leadership.set(false, leader)
-		default:
-			var began bool
-			if began, err = m.leadership.beat(call, m.store, func() error { return m.takeOver(ctx) }); began {
-				failpoint.Hit("leader:began")
-				m.log.Info("leading", "boot", m.leadership.boot)
-				m.apps.trigger()
-			}
+		}
+		if began {
+			failpoint.Hit("leader:began")
+			m.log.Info("leading", "boot", m.leadership.boot)
+			m.apps.trigger()
 		}
 		cancel()
 		if acting := m.leadership.acting(); was && !acting {
-			m.log.Info("no longer leading", "swarm_leader", leader, "error", err)
+			m.log.Info("no longer leading", "leader", m.leadership.leaderNode(), "error", err)
 			was = acting
 		} else if was = acting; err != nil && ctx.Err() == nil {
 			m.log.Warn("leadership is not known", "error", err)
@@ -165,18 +180,4 @@ func (m *Manager) takeOver(ctx context.Context) error {
 	defer cancel()
 	m.leases.forget()
 	return m.volumes.takeOver(ctx)
-}
-
-// findLeader returns the node ID of Swarm's leader.
-func (m *Manager) findLeader(ctx context.Context) (string, error) {
-	res, err := m.docker.NodeList(ctx, client.NodeListOptions{Filters: make(client.Filters).Add("role", "manager")})
-	if err != nil {
-		return "", err
-	}
-	for _, n := range res.Items {
-		if n.ManagerStatus != nil && n.ManagerStatus.Leader {
-			return n.ID, nil
-		}
-	}
-	return "", errors.New("the Swarm has no leader")
 }

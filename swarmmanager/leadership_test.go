@@ -45,10 +45,14 @@ func TestALeaderWhoseRecordAnotherHasWrittenBeginsAnew(t *testing.T) {
 	assert.Assert(t, !beat(l), "that Swarm did not say who leads ends no leadership")
 	assert.Assert(t, l.settled())
 
+	assert.Assert(t, !beat(other), "the record has only just been seen")
+	c.t += takeOverAfter
 	assert.Assert(t, beat(other))
-	c.t += api.LeaderWriteBound
 	assert.Assert(t, !beat(l))
 	assert.Assert(t, !l.acting())
+	assert.Assert(t, !beat(l), "the other one leads")
+	assert.Assert(t, !l.acting())
+	c.t += takeOverAfter
 	assert.Assert(t, beat(l))
 	assert.Assert(t, !l.settled(), "the other may have renewed leases")
 }
@@ -96,4 +100,20 @@ func TestWhatAFormerLeaderDecidedIsNotWrittenAfterATakeover(t *testing.T) {
 	late.Owner, late.Epoch = &api.Owner{Node: "w2"}, 2
 	_, err = store.Update(t.Context(), s.manager.store, store.KindVolume, decided, late)
 	assert.ErrorIs(t, err, store.ErrStale)
+}
+
+func TestALivingLeaderIsFollowed(t *testing.T) {
+	c, s := &manual{t: time.Hour}, store.New(&storetest.Configs{})
+	l, other := newLeadership("n1", "test", c.now), newLeadership("n2", "test", c.now)
+	_, err := l.beat(t.Context(), s, nothingToTakeOver)
+	assert.NilError(t, err)
+	for range 10 {
+		c.t += time.Second
+		_, err := l.beat(t.Context(), s, nothingToTakeOver)
+		assert.NilError(t, err)
+		began, err := other.beat(t.Context(), s, nothingToTakeOver)
+		assert.NilError(t, err)
+		assert.Assert(t, !began && !other.acting())
+		assert.Equal(t, other.leaderNode(), "n1")
+	}
 }

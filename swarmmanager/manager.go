@@ -1,6 +1,6 @@
 // Package swarmmanager is the manager: a global Swarm service on manager nodes.
 //
-// The manager on Swarm's leader leads. It answers the nodes' plugins (server.go),
+// One manager leads (leadership.go). It answers the nodes' plugins (server.go),
 // decides who may hold a volume (volumes.go, decide.go), renews leases
 // (leases.go), watches the Swarm for applications and keeps their records
 // (observe.go, applications.go), and executes operations (operations.go). The
@@ -9,7 +9,7 @@
 //
 // Everything that must survive is in records (internal/store); what a leader
 // keeps in memory, it can lose at any moment: a new leader waits until no lease
-// that it does not know of can still be held (leadership.go).
+// that it does not know of can still be held.
 package swarmmanager
 
 import (

@@ -129,7 +129,7 @@ func (m *Manager) purgeOrders(ctx context.Context, r api.Report) ([]api.PurgeOrd
 	var orders []api.PurgeOrder
 	for _, rec := range all {
 		if v := rec.Value; v.Purging && v.Phase != api.PhaseDeclared && v.Location == r.Storage.Location {
-			orders = append(orders, api.PurgeOrder{Name: v.Name, Device: v.Device})
+			orders = append(orders, api.PurgeOrder{Name: v.Name, Device: v.Device, Location: v.Location})
 		}
 	}
 	return orders, nil
@@ -137,10 +137,11 @@ func (m *Manager) purgeOrders(ctx context.Context, r api.Report) ([]api.PurgeOrd
 
 // purged removes the records of volumes whose devices the caller has deleted.
 func (m *Manager) purged(ctx context.Context, report api.Report) {
-	for _, name := range report.Purged {
+	for _, o := range report.Purged {
+		name := o.Name
 		unlock := m.volumes.lock(name)
 		r, err := m.volumes.get(ctx, name)
-		if err == nil && r.Value.Purging && r.Value.Location == report.Storage.Location {
+		if err == nil && r.Value.Purging && r.Value.Location == o.Location && r.Value.Device == o.Device {
 			failpoint.Hit("purge:deleted")
 			if err = m.volumes.remove(ctx, r); err == nil {
 				m.log.Info("purged", "volume", name)

@@ -184,7 +184,12 @@ func (m *Manager) report(ctx context.Context, caller swarmpki.Peer, r api.Report
 		return nil, err
 	}
 	if len(r.Purged) > 0 {
-		m.purged(ctx, r)
+		// Not waited for: the leases of the node's other volumes depend on the answer.
+		go func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+			defer cancel()
+			m.purged(ctx, r)
+		}()
 	}
 	// The last look: what was prepared is sent only by a manager that still
 	// leads, and is remembered before it is sent.

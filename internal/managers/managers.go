@@ -73,7 +73,8 @@ func (c *Client) Members(ctx context.Context) ([]string, error) {
 	c.mu.Lock()
 	known := slices.Clone(c.addresses)
 	c.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	// A Swarm manager that has lost its leader can take long to answer.
+	ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
 	defer cancel()
 	res, err := c.docker.Info(ctx, client.InfoOptions{})
 	if err != nil {
