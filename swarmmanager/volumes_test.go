@@ -140,6 +140,35 @@ func TestAnAbsenceThatIsOverReleasesNothing(t *testing.T) {
 	assert.Assert(t, r.Value.Owner != nil, "freed under a mount")
 }
 
+func TestAPurgeIsOverOnlyWhenTheDeviceItNamesIsDeleted(t *testing.T) {
+	s, _ := heldByW1(t)
+	m, v := s.manager, s.manager.volumes
+	assert.NilError(t, v.progress(t.Context(), "w1", api.ProgressRequest{Name: "data", Epoch: 1, Phase: api.PhaseReady, Location: "here"}))
+	r, err := v.get(t.Context(), "data")
+	assert.NilError(t, err)
+	_, err = v.change(t.Context(), r, func(n *api.Volume) { n.Owner, n.Purging = nil, true })
+	assert.NilError(t, err)
+	report := api.Report{Storage: api.Storage{Location: "here"}}
+	orders, err := m.purgeOrders(t.Context(), report)
+	assert.NilError(t, err)
+	assert.DeepEqual(t, orders, []api.PurgeOrder{{Name: "data", Device: r.Value.Device, Location: "here"}})
+
+	for _, change := range []func(*api.PurgeOrder){
+		func(o *api.PurgeOrder) { o.Location = "there" },
+		func(o *api.PurgeOrder) { o.Device = "data-of-before.img" },
+	} {
+		report.Purged = []api.PurgeOrder{orders[0]}
+		change(&report.Purged[0])
+		m.purged(t.Context(), report)
+		_, err = v.get(t.Context(), "data")
+		assert.NilError(t, err, "forgotten, with its data still there")
+	}
+	report.Purged = orders
+	m.purged(t.Context(), report)
+	_, err = v.get(t.Context(), "data")
+	assert.ErrorContains(t, err, "no volume data")
+}
+
 // Pitfall 15: one bad record must not cost the others their leases.
 func TestARecordThatCannotBeReadStopsNoOther(t *testing.T) {
 	s, _ := heldByW1(t)

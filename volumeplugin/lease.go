@@ -3,6 +3,7 @@ package volumeplugin
 import (
 	"context"
 	"errors"
+	"math"
 	"net/http"
 	"slices"
 	"sync"
@@ -187,8 +188,8 @@ func (p *plugin) buildReport() api.Report {
 			r.Members = append(r.Members, s)
 		}
 	}
-	for name := range p.purged {
-		r.Purged = append(r.Purged, name)
+	for _, o := range p.purged {
+		r.Purged = append(r.Purged, o)
 	}
 	return r
 }
@@ -220,12 +221,8 @@ func (p *plugin) take(report api.Report, answer api.ReportAnswer, sent time.Dura
 	for _, o := range answer.Orders {
 		p.orders[o.Member] = o
 	}
-	ordered := map[string]bool{}
-	for _, o := range answer.Purge {
-		ordered[o.Name] = true
-	}
-	for name := range p.purged {
-		if slices.Contains(report.Purged, name) && !ordered[name] {
+	for name, o := range p.purged {
+		if slices.Contains(report.Purged, o) && !slices.Contains(answer.Purge, o) {
 			delete(p.purged, name) // the leader knows
 		}
 	}
@@ -249,18 +246,30 @@ func (p *plugin) purge(o api.PurgeOrder) {
 	p.mu.Lock()
 	done := p.purged[o.Name]
 	p.mu.Unlock()
-	if done {
+	if done == o {
+		return
+	}
+	// Looked at before and after: a share can go or come at any moment.
+	here := func() bool { return p.backend.Storage().Location == o.Location }
+	if !here() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	if err := p.backend.Delete(ctx, o.Device); err != nil {
+	err := p.backend.Delete(ctx, o.Device)
+	if err == nil {
+		err = p.backend.AbandonOlder(o.Device, math.MaxUint64)
+	}
+	if err == nil && !here() {
+		err = errors.New("the folder has changed meanwhile")
+	}
+	if err != nil {
 		p.log.Warn("volume not deleted yet", "volume", o.Name, "device", o.Device, "error", err)
 		return
 	}
 	p.log.Info("deleted a volume's device as ordered", "volume", o.Name, "device", o.Device)
 	p.mu.Lock()
-	p.purged[o.Name] = true
+	p.purged[o.Name] = o
 	p.mu.Unlock()
 }
 

@@ -285,6 +285,7 @@ func (v *heldVolume) provision(ctx context.Context, h *hold) error {
 func (v *heldVolume) fenceDevice(ctx context.Context, h *hold) error {
 	rec := h.record()
 	if !rec.Fence {
+		v.abandonOlder(h) // by an owner that was killed before it could
 		return nil
 	}
 	device, err := v.p.backend.CopyForEpoch(ctx, rec.Device, h.epoch)
@@ -298,12 +299,19 @@ func (v *heldVolume) fenceDevice(ctx context.Context, h *hold) error {
 	if err := v.progress(ctx, h, api.ProgressRequest{Phase: rec.Phase, Device: device, Fenced: true}); err != nil {
 		return err
 	}
-	if device != rec.Device {
-		if err := v.p.backend.Abandon(rec.Device); err != nil {
-			v.log.Warn("the replaced device is left behind; remove it by hand", "device", rec.Device, "error", err)
-		}
-	}
+	v.abandonOlder(h)
 	return nil
+}
+
+// abandonOlder removes the devices of older epochs, which only fenced writers can
+// still have open. The leader's record of this epoch names the one that counts,
+// and a later epoch's is made from that or is newer: none is removed that anybody
+// will look for, even if this node has lost the volume meanwhile.
+func (v *heldVolume) abandonOlder(h *hold) {
+	device := h.record().Device
+	if err := v.p.backend.AbandonOlder(device, h.epoch); err != nil {
+		v.log.Warn("devices of older epochs are left behind; it is tried again with the next mount", "device", device, "error", err)
+	}
 }
 
 // makeFilesystem formats the device if, and only if, the record says that it

@@ -108,8 +108,8 @@ type plugin struct {
 	volumes  map[string]*heldVolume
 	promised map[string]time.Duration // until when not to mount a volume
 	runtimes map[string]*runtimeVolume
-	purged   map[string]bool
-	releases map[string]uint64 // epochs that the leader has not acknowledged to be free
+	purged   map[string]api.PurgeOrder // carried out, by volume
+	releases map[string]uint64         // epochs that the leader has not acknowledged to be free
 	nodes    []api.Node
 	orders   map[string]api.MemberOrders // by member
 
@@ -131,8 +131,9 @@ type nodeID struct{ ID, Hostname string }
 // backend is the store of volumes, and what only backend file has.
 type backend interface {
 	blockstore.Backend
-	// Abandon removes the device that the leader has replaced by a copy.
-	Abandon(device string) error
+	// AbandonOlder removes what epochs before this one have left of device's
+	// volume, except device itself.
+	AbandonOlder(device string, epoch uint64) error
 }
 
 // Run serves Docker until ctx ends. Volumes stay mounted: Docker restarts the
@@ -184,7 +185,7 @@ func newPlugin(cfg Config, e engine, l leader, peers peerCaller) (*plugin, error
 		Config: cfg, log: cfg.Log, now: bootClock, boot: randomID(), engine: e, leader: l, peers: peers, state: state,
 		ready: make(chan struct{}), report: make(chan struct{}, 1),
 		volumes: map[string]*heldVolume{}, promised: map[string]time.Duration{}, runtimes: map[string]*runtimeVolume{},
-		purged: map[string]bool{}, releases: map[string]uint64{}, orders: map[string]api.MemberOrders{},
+		purged: map[string]api.PurgeOrder{}, releases: map[string]uint64{}, orders: map[string]api.MemberOrders{},
 	}, nil
 }
 

@@ -696,7 +696,8 @@ func TestAPurgeOrderDeletesTheDeviceUnlessItIsInUse(t *testing.T) {
 	l.declare("v", nil)
 	n := newNode(t, "a", t.TempDir(), l)
 	n.mustMount("v", "id")
-	l.set(func() { l.purge = []api.PurgeOrder{{Name: "v", Device: "v-0123.img"}} })
+	order := api.PurgeOrder{Name: "v", Device: "v-0123.img", Location: n.plugin.backend.Storage().Location}
+	l.set(func() { l.purge = []api.PurgeOrder{order} })
 	seen := func() int { l.mu.Lock(); defer l.mu.Unlock(); return len(l.reports) }
 	before := seen()
 	eventually(t, "two more reports", func() bool { n.plugin.kick(); return seen() > before+2 })
@@ -707,8 +708,59 @@ func TestAPurgeOrderDeletesTheDeviceUnlessItIsInUse(t *testing.T) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		_, err := os.Stat(n.image("v-0123.img"))
-		return os.IsNotExist(err) && slices.Contains(l.reports[len(l.reports)-1].Purged, "v")
+		return os.IsNotExist(err) && slices.Contains(l.reports[len(l.reports)-1].Purged, order)
 	})
+}
+
+// A share is mounted over the folder, or away from it, between report and order.
+func TestAPurgeOrderForAnotherFolderIsNeitherCarriedOutNorReported(t *testing.T) {
+	l := newLeader()
+	n := newNode(t, "a", t.TempDir(), l)
+	eventually(t, "started", n.plugin.rebuilt.Load)
+	for _, name := range []string{"v-0123.img", "v-0123.e2.img"} {
+		writeFile(t, n.image(name), "data")
+	}
+	order := api.PurgeOrder{Name: "v", Device: "v-0123.e2.img", Location: "another folder"}
+	n.plugin.purge(order)
+	assert.Equal(t, len(n.plugin.buildReport().Purged), 0)
+	assert.Equal(t, readFile(t, n.image("v-0123.e2.img")), "data")
+
+	order.Location = n.plugin.backend.Storage().Location
+	n.plugin.purge(order)
+	assert.DeepEqual(t, n.plugin.buildReport().Purged, []api.PurgeOrder{order})
+	for _, name := range []string{"v-0123.img", "v-0123.e2.img"} {
+		_, err := os.Stat(n.image(name))
+		assert.Assert(t, os.IsNotExist(err), "%s is of the volume, too", name)
+	}
+	later := api.PurgeOrder{Name: "v", Device: "v-4567.img", Location: order.Location}
+	writeFile(t, n.image(later.Device), "a volume of the same name, made since")
+	n.plugin.purge(later)
+	assert.DeepEqual(t, n.plugin.buildReport().Purged, []api.PurgeOrder{later})
+	_, err := os.Stat(n.image(later.Device))
+	assert.Assert(t, os.IsNotExist(err))
+}
+
+func TestDevicesThatAKilledOwnerLeftBehindGoWithTheNextMount(t *testing.T) {
+	l := newLeader()
+	l.declare("v", nil)
+	n := newNode(t, "a", t.TempDir(), l)
+	n.mustMount("v", "id")
+	assert.NilError(t, n.unmount("v", "id"))
+	// It was killed between the leader's acknowledgement and the removal.
+	assert.NilError(t, os.Rename(n.image("v-0123.img"), n.image("v-0123.e1.img")))
+	l.set(func() { l.records["v"].Device = "v-0123.e1.img" })
+	stay := []string{"v-0123.e1.img", "v-0123.e7.img", "w-0123.img", "v-01234.img", "v-0123.img.bak"}
+	for _, name := range append(stay[1:], "v-0123.img", "v-0123.e0.img", "v-0123.e1.img.tmp-0123abcd") {
+		writeFile(t, n.image(name), "x")
+	}
+	n.mustMount("v", "id2")
+	for _, name := range stay {
+		_, err := os.Stat(n.image(name))
+		assert.Check(t, err)
+	}
+	left, err := filepath.Glob(n.image("*"))
+	assert.NilError(t, err)
+	assert.Equal(t, len(left), len(stay)+1, "%v", left) // and folder-id
 }
 
 func TestDockerIsAnsweredFromMemoryAndNeverToldThatAnUnknownVolumeIsAbsent(t *testing.T) {

@@ -16,8 +16,8 @@ type Report struct {
 	// Rebuilding: the plugin has just started and does not know yet what is
 	// mounted; absence from Volumes means nothing.
 	Rebuilding bool `json:"rebuilding,omitempty"`
-	// Purged names volumes whose devices this node deleted as ordered.
-	Purged []string `json:"purged,omitempty"`
+	// Purged are the orders that this node has carried out.
+	Purged []PurgeOrder `json:"purged,omitempty"`
 }
 
 // Storage is what a node's backend offers.
@@ -66,10 +66,12 @@ type Node struct {
 }
 
 // PurgeOrder has a node delete a volume's device. It is repeated until the node
-// reports the volume in Report.Purged.
+// reports it in Report.Purged. Location: in another folder, which the node may
+// have by the time it reads the order, the device is missing and yet not deleted.
 type PurgeOrder struct {
-	Name   string `json:"name"`
-	Device string `json:"device"`
+	Name     string `json:"name"`
+	Device   string `json:"device"`
+	Location string `json:"location"`
 }
 
 // Promise is asked of managers (POST /v1/promise on ManagerPort) and of other

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -36,6 +37,9 @@ var imageName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*\.img$`)
 
 // epochSuffix is what CopyForEpoch puts before ".img".
 var epochSuffix = regexp.MustCompile(`\.e[0-9]+$`)
+
+// imageOfEpoch is an image, or the temporary file that becomes one.
+var imageOfEpoch = regexp.MustCompile(`^(.*?)(?:\.e([0-9]+))?\.img(?:\.tmp-[0-9a-f]{8})?$`)
 
 // File keeps devices as sparse images in a folder and attaches them as loop
 // devices. The folder may be the node's own or shared by several nodes.
@@ -400,8 +404,7 @@ func (f *File) Detach(ctx context.Context, device string) error {
 
 // CopyForEpoch implements Backend.
 func (f *File) CopyForEpoch(ctx context.Context, device string, epoch uint64) (string, error) {
-	base := epochSuffix.ReplaceAllString(strings.TrimSuffix(device, ".img"), "")
-	next := fmt.Sprintf("%s.e%d.img", base, epoch)
+	next := fmt.Sprintf("%s.e%d.img", baseOf(device), epoch)
 	if next == device {
 		// An earlier try was acknowledged.
 		_, _, err := f.stat(device)
@@ -494,21 +497,38 @@ func (f *File) Delete(ctx context.Context, device string) error {
 	return syncDir(f.dir)
 }
 
-// Abandon removes the image of an epoch that the leader has replaced. Unlike
-// Delete it does so even while a fenced writer still has it open: that writer
+// AbandonOlder removes the images that older epochs have left of the volume that
+// device belongs to, and their unfinished copies, except device itself. Unlike
+// Delete it does so even while a fenced writer still has one open: that writer
 // keeps writing to a file without a name.
-func (f *File) Abandon(device string) error {
-	path, _, err := f.stat(device)
-	if errors.Is(err, ErrMissing) {
-		return nil
+func (f *File) AbandonOlder(device string, epoch uint64) error {
+	if _, err := f.path(device); err != nil {
+		return err
 	}
+	entries, err := os.ReadDir(f.dir)
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	var errs []error
+	for _, e := range entries {
+		m := imageOfEpoch.FindStringSubmatch(e.Name())
+		if m == nil || m[1] != baseOf(device) || e.Name() == device {
+			continue
+		}
+		// Without a number it is the first device, which is older than any copy.
+		if n, err := strconv.ParseUint(m[2], 10, 64); m[2] != "" && (err != nil || n >= epoch) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(f.dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
-	return syncDir(f.dir)
+	return errors.Join(append(errs, syncDir(f.dir))...)
+}
+
+// baseOf is what the devices of all epochs of a volume begin with.
+func baseOf(device string) string {
+	return epochSuffix.ReplaceAllString(strings.TrimSuffix(device, ".img"), "")
 }
 
 func syncDir(dir string) error {
