@@ -205,3 +205,25 @@ func (c *Cluster) summary() string {
 }
 
 const startTimeout = 90 * time.Second
+
+// Remove takes a node out of the Swarm for good, with all that its engine stores.
+func (c *Cluster) Remove(ctx context.Context, node *Node) error {
+	unlock, err := c.Host.Lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := node.Kill(ctx); err != nil {
+		return err
+	}
+	if err := c.forget(ctx, node); err != nil {
+		return err
+	}
+	if _, err := host.Docker(ctx, "rm", "--force", "--volumes", node.Container()); err != nil {
+		return err
+	}
+	if _, err := host.Docker(ctx, "volume", "rm", "--force", volumeName(node.Number)); err != nil {
+		return err
+	}
+	return c.refresh(ctx)
+}

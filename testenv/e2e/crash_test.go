@@ -38,7 +38,8 @@ func TestManagerKilledAtEachStepOfAnAttach(t *testing.T) {
 		"attach:provisioned", "attach:formatting", "attach:ready", "release:decided",
 	} {
 		t.Run(point, func(t *testing.T) {
-			name := "crash" + strings.NewReplacer(":", "-", "attach", "a", "create", "c", "release", "r").Replace(point)
+			// A volume of another run would not be made any more.
+			name := fmt.Sprintf("crash-%d-%s", time.Now().Unix()%1e6, strings.ReplaceAll(point[strings.Index(point, ":")+1:], ":", "-"))
 			s.arm(t, ctx, point)
 			err := product.Until(ctx, 3*time.Minute, "a container with a new volume", func(ctx context.Context) error {
 				_, err := s.Docker(ctx, "run", "--rm", "--volume-driver", "openmanage", "--volume", name+":/data", "debian:trixie-slim",
