@@ -262,6 +262,7 @@ type testNode struct {
 	plugin *plugin
 	stop   func()
 	skew   atomic.Int64 // added to the clock
+	wrap   func(backend) backend
 }
 
 func newNode(t *testing.T, name, dir string, l *fakeLeader) *testNode {
@@ -302,7 +303,13 @@ func (n *testNode) start() {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := p.run(ctx, func(node string) backend { return blockstore.NewFile(n.dir, n.dir, node) }); err != nil {
+		if err := p.run(ctx, func(node string) backend {
+			b := backend(blockstore.NewFile(n.dir, n.dir, node))
+			if n.wrap != nil {
+				b = n.wrap(b)
+			}
+			return b
+		}); err != nil {
 			p.log.Error("run", "error", err)
 		}
 	}()

@@ -77,11 +77,12 @@ func (v *heldVolume) path() string { return filepath.Join(v.p.target(v.name), "d
 
 func (v *heldVolume) runJob(job *mountJob) {
 	start := time.Now()
-	job.err = v.acquire(job.mountID)
+	var epoch uint64
+	epoch, job.err = v.acquire(job.mountID)
 	if job.err != nil {
 		v.log.Warn("mount failed", "mount", job.mountID, "error", job.err)
 	} else {
-		v.log.Info("mounted", "mount", job.mountID, "epoch", v.holding().epoch, "took", time.Since(start).Round(time.Millisecond).String())
+		v.log.Info("mounted", "mount", job.mountID, "epoch", epoch, "took", time.Since(start).Round(time.Millisecond).String())
 	}
 	v.mu.Lock()
 	v.job = nil
@@ -89,18 +90,19 @@ func (v *heldVolume) runJob(job *mountJob) {
 	close(job.done)
 }
 
-// acquire makes this node hold the volume for mountID and mounts it.
-func (v *heldVolume) acquire(mountID string) error {
+// acquire makes this node hold the volume for mountID and mounts it. The hold may
+// have been fenced and dropped by the time it returns.
+func (v *heldVolume) acquire(mountID string) (epoch uint64, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute) // mkfs and fsck take what they take
 	defer cancel()
 	if err := v.waitFree(ctx, mountID); err != nil {
-		return err
+		return 0, err
 	}
 	v.work.Lock()
 	defer v.work.Unlock()
 	h, err := v.attach(ctx, mountID)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	stop := context.AfterFunc(h.ctx, cancel)
 	defer stop()
@@ -108,12 +110,13 @@ func (v *heldVolume) acquire(mountID string) error {
 		if fenced := h.valid(v.p.now()); fenced != nil {
 			err = errors.Join(fenced, err)
 		}
+		h.leave(true) // nobody enters what was not prepared, also if it cannot be dropped yet
 		if e := v.drop(h); e != nil {
 			v.log.Error("clean-up after a failed mount is not complete; it is tried again", "error", e)
 		}
-		return err
+		return 0, err
 	}
-	return nil
+	return h.epoch, nil
 }
 
 // waitFree waits until no other mount ID holds the volume here and no promise

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -594,6 +595,38 @@ func TestWithoutAWordFromDockerNothingIsGivenUp(t *testing.T) {
 		n.skew.Add(-int64(time.Second))
 	}
 	assert.Assert(t, n.mounted("v"))
+}
+
+// clinging is a backend whose devices do not go away.
+type clinging struct {
+	backend
+	off atomic.Bool
+}
+
+func (c *clinging) Detach(ctx context.Context, device string) error {
+	if c.off.Load() {
+		return c.backend.Detach(ctx, device)
+	}
+	return blockstore.ErrBusy
+}
+
+func TestWhatCouldNotBePreparedIsNotHandedOutAlthoughItCannotBeDroppedYet(t *testing.T) {
+	l := newLeader()
+	l.declare("v", func(v *api.Volume) { v.Phase, v.Device = "encrypted", "v.img" })
+	n := newNode(t, "a", t.TempDir(), l)
+	c := &clinging{}
+	n.wrap = func(b backend) backend { c.backend = b; return c }
+	n.kill()
+	eventually(t, "started", n.plugin.rebuilt.Load)
+	writeFile(t, n.image("v.img"), "")
+	assert.NilError(t, os.Truncate(n.image("v.img"), 64<<20))
+	_, err := n.mount("v", "id")
+	assert.ErrorContains(t, err, "upgrade the plugin")
+	v := n.plugin.volume("v")
+	assert.Assert(t, v.holding().isLeaving())
+	c.off.Store(true)
+	eventually(t, "dropped at the next look", func() bool { n.plugin.reconcileAll(t.Context()); return v.holding() == nil })
+	assert.Assert(t, l.record("v").Owner == nil)
 }
 
 // Pitfall 12.
