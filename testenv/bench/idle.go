@@ -109,8 +109,8 @@ func idle(ctx context.Context, b *bench) (measure.Result, error) {
 		busy = append(busy, measure.Absolute(p.name+", processor while idle", "%", cpu, slices.Max(cpu), measure.AtMost(idleCPUGoal)))
 	}
 	result.Measurements = append(result.Measurements, busy...)
-	result.Note("%d volumes attached in all (%s), of 100 or more recorded; %s of idling. Spread is over the processes on the nodes, the largest one is compared.",
-		attached, "one of them a PostgreSQL member's", took.Round(time.Second))
+	result.Note("%d volumes are attached on %d nodes, one of them a PostgreSQL member's; %s of idling. The spread is over the processes on the nodes; the largest is compared.",
+		attached, len(b.c.Nodes()), took.Round(time.Second))
 	return result, nil
 }
 
