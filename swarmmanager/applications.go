@@ -146,7 +146,9 @@ func (a *applications) reconcileOne(ctx context.Context, o *observed, name strin
 		failpoint.Hit("create:application-recorded")
 	case next.Removed != nil && !a.hasVolumes(o, name):
 		return a.forgetApplication(ctx, record)
-	case !sameApplication(old, next):
+	case sameApplication(old, next):
+	case onlyMessages(old, next) && time.Since(record.Updated) < messagesEvery:
+	default:
 		if _, err := store.Update(ctx, a.m.store, store.KindApplication, record, next); err != nil {
 			return err
 		}
@@ -320,8 +322,22 @@ func reports(o *observed, node string) bool {
 	return ok
 }
 
-// sameApplication tells whether a record need not be written. Progress messages
-// of a member that is busy are written every few seconds only.
+// messagesEvery is how often a record is written if nothing but what busy members
+// say of their progress has changed.
+const messagesEvery = 5 * time.Second
+
+func onlyMessages(old, next store.Application) bool {
+	if len(old.Members) != len(next.Members) {
+		return false
+	}
+	next.Members = slices.Clone(next.Members)
+	for i := range next.Members {
+		next.Members[i].Message = old.Members[i].Message
+	}
+	return sameApplication(old, next)
+}
+
+// sameApplication tells whether a record need not be written.
 func sameApplication(old, next store.Application) bool {
 	if !slices.Equal(old.Problems, next.Problems) || len(old.Members) != len(next.Members) {
 		return false

@@ -45,8 +45,9 @@ func (m *Manager) watch(ctx context.Context) {
 	}
 }
 
-// followEvents triggers an observation when Docker reports a change of a service,
-// a node or a config.
+// followEvents triggers an observation when Docker reports a change of a service or
+// a node. A request in an operation record is found within resync: events of
+// configs would come with each beat of the leader record.
 func (m *Manager) followEvents(ctx context.Context) {
 	filters := make(client.Filters).Add("type", string(events.ServiceEventType), string(events.NodeEventType))
 	for ctx.Err() == nil {

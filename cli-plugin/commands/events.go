@@ -24,7 +24,7 @@ func eventsCommand(dockerCLI command.Cli) *cobra.Command {
 	var o eventsOptions
 	cmd := &cobra.Command{
 		Use:   "events [OPTIONS] APPLICATION",
-		Short: "Display an application's history: moves, failovers, operations",
+		Short: "Display an application's history: what was created, moved, changed its state",
 		Args:  cli.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.name = args[0]

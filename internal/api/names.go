@@ -66,7 +66,7 @@ const LeaderWriteBound = 2 * time.Second
 const ReportInterval = time.Second
 
 // Limits on names. A record is a Swarm config object, whose name has 64
-// characters at most, and "openmanage.application." takes its share.
+// characters at most; "openmanage.operation.create." takes the most of them.
 const (
 	MaxVolumeName      = 40
 	MaxApplicationName = 36

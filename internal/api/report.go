@@ -9,7 +9,7 @@ type Report struct {
 	Version string  `json:"version"` // of the plugin
 	Storage Storage `json:"storage"`
 	// Volumes that this node holds. One that the leader believes this node to
-	// own and that is missing from two consecutive reports of a Boot that has
+	// own and that is missing for 5 s from the reports of a plugin that has
 	// finished Rebuilding is released.
 	Volumes []HeldVolume   `json:"volumes"`
 	Members []MemberStatus `json:"members"`

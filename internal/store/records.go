@@ -19,7 +19,8 @@ const (
 	// KindNode holds Node, by Swarm node ID.
 	KindNode Kind = "node"
 	// KindOperation holds Operation, by operation name. It is the one kind that
-	// the CLI writes too: to ask for something.
+	// the CLI writes too: to ask for something. (An uninstall deletes the records
+	// of leader and nodes.)
 	KindOperation Kind = "operation"
 	// KindLeader holds Leader; there is one, named "leader".
 	KindLeader Kind = "leader"
@@ -77,7 +78,7 @@ const MaxEvents = 200
 type Event struct {
 	Time   time.Time `json:"time"`
 	Member string    `json:"member,omitempty"`
-	Kind   string    `json:"kind"` // created, moved, failover, state, operation, problem, removed
+	Kind   string    `json:"kind"` // created, moved, state, removed
 	Text   string    `json:"text"`
 }
 

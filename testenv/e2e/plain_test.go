@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
 
+	"github.com/openmanage/openmanage/internal/api"
 	"github.com/openmanage/openmanage/testenv/product"
 )
 
@@ -131,17 +133,11 @@ func TestDeviceWithDataIsNeverFormatted(t *testing.T) {
 	s, ctx := swarm(t)
 	_, err := s.Docker(ctx, "volume", "create", "-d", "openmanage", "-o", "size=100MiB", "foreign")
 	assert.NilError(t, err)
-	out, err := s.CLI(ctx, "volume", "ls", "--filter", "name=foreign", "--format", "{{.Device}}")
-	if err != nil || strings.TrimSpace(out) == "" {
-		record, err := s.Docker(ctx, "config", "inspect", "openmanage.volume.foreign", "--format", `{{index .Spec.Labels "openmanage.record"}}`)
-		assert.NilError(t, err)
-		_, after, _ := strings.Cut(record, `"device":"`)
-		out, _, _ = strings.Cut(after, `"`)
-	}
-	device := filepath.Join(s.Via.Storage(), "openmanage", strings.TrimSpace(out))
-	if _, err := os.Stat(filepath.Dir(device)); err != nil {
-		device = filepath.Join(s.Via.Storage(), strings.TrimSpace(out))
-	}
+	record, err := s.Docker(ctx, "config", "inspect", "openmanage.volume.foreign", "--format", `{{index .Spec.Labels "openmanage.record"}}`)
+	assert.NilError(t, err)
+	var volume api.Volume
+	assert.NilError(t, json.Unmarshal([]byte(record), &volume))
+	device := filepath.Join(s.Via.Storage(), volume.Device)
 	content := []byte(strings.Repeat("somebody's only copy\n", 1000))
 	image := make([]byte, 100<<20)
 	copy(image[40<<20:], content) // in the middle, where no superblock is
