@@ -547,8 +547,14 @@ func TestAMountThatTheStateFileDoesNotKnowIsTakenUpByTheRecordOrFenced(t *testin
 	}
 }
 
-// What `docker plugin disable -f` does to the host's view.
+// What `docker plugin disable -f` does to the host's view, and `rm -f` to the state.
 func TestAFilesystemThatOnlyContainersStillSeeIsHeldAgain(t *testing.T) {
+	for doc, removed := range map[string]bool{"disabled": false, "removed and installed again": true} {
+		t.Run(doc, func(t *testing.T) { heldAgain(t, removed) })
+	}
+}
+
+func heldAgain(t *testing.T, removed bool) {
 	l := newLeader()
 	l.declare("v", nil)
 	n := newNode(t, "a", t.TempDir(), l)
@@ -560,7 +566,15 @@ func TestAFilesystemThatOnlyContainersStillSeeIsHeldAgain(t *testing.T) {
 	n.engine.set("v", user{ID: "c1", Live: true})
 	n.stop()
 	assert.NilError(t, filesystem.Detach(filepath.Join(n.root, "v")))
+	if removed {
+		assert.NilError(t, os.RemoveAll(filepath.Join(n.root, ".openmanage")))
+		l.down = true
+	}
 	n.start()
+	if removed {
+		assert.Assert(t, n.plugin.state.fresh() && !n.plugin.rebuilt.Load(), "without a word of the leader it cannot know")
+		l.set(func() { l.down = false })
+	}
 	eventually(t, "held", func() bool { return n.plugin.rebuilt.Load() && n.plugin.volume("v").holding() != nil })
 	l.set(func() { l.lost["v"] = true })
 	eventually(t, "and can be fenced", func() bool { return os.WriteFile(filepath.Join(container, "x"), nil, 0o600) != nil })

@@ -79,11 +79,45 @@ func (p *plugin) rebuild(ctx context.Context) {
 		}
 		p.adopt(ctx, name, m)
 	}
+	if p.state.fresh() {
+		for _, s := range p.recorded(ctx) {
+			if p.volume(s.Volume.Name).holding() == nil {
+				p.remount(ctx, s, times)
+			}
+		}
+	}
 	p.rebuilt.Store(true)
 	if err := p.saveHolds(); err != nil {
 		p.log.Error("state not saved", "error", err)
 	}
 	p.kick()
+}
+
+// recorded is what the leader's records say that this node holds. A plugin that
+// was removed by force and installed again has neither state file nor mounts, while
+// containers may still write through theirs: without asking, it would report that
+// it holds nothing, and the leader would give the volumes to others. It asks until
+// it is answered; nothing can be mounted without a leader anyway.
+func (p *plugin) recorded(ctx context.Context) []savedHold {
+	for {
+		var all []api.Volume
+		call, cancel := context.WithTimeout(ctx, askTimeout)
+		err := p.leader.Call(call, http.MethodGet, "/v1/volumes", nil, &all)
+		cancel()
+		if err == nil {
+			var held []savedHold
+			for _, r := range all {
+				if r.Owner != nil && r.Owner.Node == p.node.ID {
+					held = append(held, savedHold{Volume: r, MountID: r.Owner.MountID, Count: 1, Mounted: true, Since: r.Owner.Since})
+				}
+			}
+			return held
+		}
+		p.log.Warn("this node's plugin is new and asks the leading manager what is mounted here", "error", err)
+		if !sleep(ctx, time.Second) {
+			return nil
+		}
+	}
 }
 
 // remount gets back at a filesystem that containers have mounted, but this mount

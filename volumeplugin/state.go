@@ -62,6 +62,12 @@ func openState(dir string) (*stateFiles, error) {
 
 func (s *stateFiles) path() string { return filepath.Join(s.dir, "holds.json") }
 
+// fresh says that no plugin has ever saved its holds here.
+func (s *stateFiles) fresh() bool {
+	_, err := os.Stat(s.path())
+	return errors.Is(err, fs.ErrNotExist)
+}
+
 func (s *stateFiles) load() ([]savedHold, savedTimes, error) {
 	var holds []savedHold
 	var times savedTimes
