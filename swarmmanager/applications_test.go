@@ -63,6 +63,21 @@ func TestNewApplicationHasItsFirstMemberAsPrimary(t *testing.T) {
 	assert.Equal(t, events[0].Kind, "created")
 }
 
+func TestOnlyTheVolumeOfAMemberPinsIt(t *testing.T) {
+	o := observation()
+	app, _ := planApplication(o, "pg", store.Application{}, false)
+	o.records["pg"] = store.Record[store.Application]{Name: "pg", Value: app}
+	o.volumes["trap"] = store.Record[api.Volume]{Name: "trap", Value: api.Volume{
+		VolumeSpec: api.VolumeSpec{Name: "trap", Application: "pg", Member: "pg-1"}, Phase: api.PhaseReady, Location: "of-another-node",
+	}}
+	assert.Equal(t, len(wantedPins(o, "shared")), 0, "a node drew a member to itself")
+	assert.Equal(t, len(wantedPins(o, "local")), 3)
+	now := o.now
+	app.Removed = &now
+	o.records["pg"] = store.Record[store.Application]{Name: "pg", Value: app}
+	assert.Equal(t, len(wantedPins(o, "local")), 3, "taken up again, it is placed where its data is")
+}
+
 func TestNothingChangesWhileNothingHappens(t *testing.T) {
 	o := observation()
 	app, _ := planApplication(o, "pg", store.Application{}, false)

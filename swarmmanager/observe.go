@@ -147,13 +147,7 @@ func (a *applications) reconcilePins(ctx context.Context, o *observed) error {
 		if !ok {
 			continue // nothing is known of a silent node's storage: leave its labels
 		}
-		want := map[string]bool{}
-		for _, r := range o.volumes {
-			v := r.Value
-			if v.Member != "" && v.Location != "" && v.Location != report.Storage.Location {
-				want[api.PinLabel(v.Member)] = true
-			}
-		}
+		want := wantedPins(o, report.Storage.Location)
 		if changed := setPins(&n.Spec, want); !changed {
 			continue
 		}
@@ -164,6 +158,22 @@ func (a *applications) reconcilePins(ctx context.Context, o *observed) error {
 		a.log.Info("pins written", "node", n.Description.Hostname, "pins", len(want))
 	}
 	return nil
+}
+
+// wantedPins are the labels of a node with that folder. What counts is the volume
+// that the application's record names: any node may make a volume that claims to
+// be a member's, and must not draw the member, with its secrets, to itself by it.
+func wantedPins(o *observed, location string) map[string]bool {
+	want := map[string]bool{}
+	for _, app := range o.records {
+		for _, m := range app.Value.Members {
+			v := o.volumes[m.Volume].Value
+			if v.Member == m.Name && v.Location != "" && v.Location != location {
+				want[api.PinLabel(m.Name)] = true
+			}
+		}
+	}
+	return want
 }
 
 // setPins makes the pin labels of a node those that are wanted.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -169,6 +170,11 @@ func (m *Manager) report(ctx context.Context, caller swarmpki.Peer, r api.Report
 	if err != nil {
 		return nil, err
 	}
+	all, err := m.volumes.all(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r.Members = slices.DeleteFunc(r.Members, func(s api.MemberStatus) bool { return !speaksFor(caller.NodeID, all[s.Volume].Value) })
 	nodes, err := m.nodes.get(ctx, 5*time.Second)
 	if err != nil {
 		return nil, err
@@ -200,6 +206,15 @@ func (m *Manager) report(ctx context.Context, caller swarmpki.Peer, r api.Report
 		m.apps.trigger()
 	}
 	return answer, nil
+}
+
+// speaksFor tells whether what node says of the member on a volume counts: only
+// who holds the volume, or held it last, knows.
+func speaksFor(node string, v api.Volume) bool {
+	if v.Owner != nil {
+		return v.Owner.Node == node
+	}
+	return v.LastNode == node
 }
 
 func (m *Manager) helperReport(_ context.Context, caller swarmpki.Peer, r api.HelperReport) (any, error) {
@@ -236,8 +251,15 @@ func (m *Manager) attachVolume(ctx context.Context, caller swarmpki.Peer, r api.
 	if r.MountID == "" || r.Location == "" {
 		return nil, refuse(api.ErrInvalid, "an attach of volume %q names no mount or no location", r.Name)
 	}
+	if max(len(r.MountID), len(r.Tenure), len(r.Location)) > maxID {
+		return nil, refuse(api.ErrInvalid, "an attach of volume %.50q has an ID of more than %d characters", r.Name, maxID)
+	}
 	return m.volumes.attach(ctx, caller.NodeID, r)
 }
+
+// maxID bounds the IDs that a node chooses and a record keeps; Docker's have 64
+// characters.
+const maxID = 128
 
 // promise answers a node that finds no leader.
 func (m *Manager) promise(_ context.Context, caller swarmpki.Peer, r api.Promise) (any, error) {

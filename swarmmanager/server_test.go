@@ -132,6 +132,9 @@ func TestVolumeLifeOverTheAPI(t *testing.T) {
 	status, body := s.post(t, w1, "/v1/volumes/create", api.CreateRequest{Name: "data", Options: map[string]string{"size": "200MiB"}})
 	assert.Equal(t, status, 409, body)
 
+	status, body = s.post(t, w1, "/v1/volumes/create", api.CreateRequest{Name: "data", Options: map[string]string{"member": "pg-2"}})
+	assert.Equal(t, status, 409, body)
+
 	attach := api.AttachRequest{Name: "data", MountID: "m1", Location: "here"}
 	status, body = s.post(t, w1, "/v1/volumes/attach", attach)
 	assert.Equal(t, status, 200, body)
@@ -205,6 +208,27 @@ func TestReportRenewsOnlyTheCallersOwnVolumes(t *testing.T) {
 	assert.DeepEqual(t, answer(w2).Lost, []string{"data"})
 }
 
+func TestOnlyTheNodeOfAMemberSpeaksForIt(t *testing.T) {
+	s := serveManager(t)
+	w1, w2 := s.as(t, "w1", "swarm-worker"), s.as(t, "w2", "swarm-worker")
+	_, _ = s.post(t, w1, "/v1/volumes/create", api.CreateRequest{Name: "data"})
+	say := func(c *http.Client, state api.MemberState) {
+		status, body := s.post(t, c, "/v1/report", api.Report{Members: []api.MemberStatus{{Member: "pg-1", Volume: "data", State: state}}})
+		assert.Equal(t, status, 200, body)
+	}
+	heard := func() api.MemberState { return s.manager.leases.statuses()["data"].State }
+	say(w2, api.StateRunning)
+	assert.Equal(t, heard(), api.MemberState(""), "nobody ever held it")
+	_, _ = s.post(t, w1, "/v1/volumes/attach", api.AttachRequest{Name: "data", MountID: "m", Location: "here"})
+	say(w1, api.StateRunning)
+	say(w2, api.StateFailed)
+	assert.Equal(t, heard(), api.StateRunning)
+	_, _ = s.post(t, w1, "/v1/volumes/release", api.ReleaseRequest{Name: "data", Epoch: 1})
+	say(w1, api.StateStopped)
+	say(w2, api.StateFailed)
+	assert.Equal(t, heard(), api.StateStopped, "its last word")
+}
+
 func TestWorkerCannotDoWhatIsForManagers(t *testing.T) {
 	s := serveManager(t)
 	worker, manager := s.as(t, "w1", "swarm-worker"), s.as(t, "m2", "swarm-manager")
@@ -263,7 +287,14 @@ func TestBadBodiesAreRefusedAndHarmNothing(t *testing.T) {
 		status, answer := s.post(t, w1, "/v1/volumes/create", api.CreateRequest{Name: name})
 		assert.Equal(t, status, 400, "%q: %s", name, answer)
 	}
-	for key, value := range map[string]string{"size": "big", "fs": "ntfs", "colour": "red"} {
+	for doc, attach := range map[string]api.AttachRequest{
+		"no mount": {Name: "x", Location: "here"}, "no folder": {Name: "x", MountID: "m"},
+		"a long mount": {Name: "x", MountID: strings.Repeat("x", 1000), Location: "here"},
+	} {
+		status, answer := s.post(t, w1, "/v1/volumes/attach", attach)
+		assert.Equal(t, status, 400, "%s: %s", doc, answer)
+	}
+	for key, value := range map[string]string{"size": "big", "fs": "ntfs", "colour": "red", "application": "Not A Host", "member": strings.Repeat("x", 1000)} {
 		status, answer := s.post(t, w1, "/v1/volumes/create", api.CreateRequest{Name: "x", Options: map[string]string{key: value}})
 		assert.Equal(t, status, 400, answer)
 	}

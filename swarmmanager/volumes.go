@@ -226,6 +226,8 @@ func (v *volumes) takeUp(ctx context.Context, r store.Record[api.Volume], want a
 		return differs(api.OptionFilesystem, have.Filesystem)
 	case want.Application != have.Application:
 		return differs(api.OptionApplication, have.Application)
+	case want.Member != have.Member:
+		return differs(api.OptionMember, have.Member)
 	}
 	if have.Retained {
 		var err error
@@ -260,8 +262,14 @@ func parseSpec(req api.CreateRequest) (api.VolumeSpec, error) {
 			}
 			spec.Filesystem = value
 		case api.OptionApplication:
+			if err := api.ValidateApplicationName(value); err != nil {
+				return spec, refuse(api.ErrInvalid, "volume %s: %v", req.Name, err)
+			}
 			spec.Application = value
 		case api.OptionMember:
+			if err := api.ValidateVolumeName(value); err != nil {
+				return spec, refuse(api.ErrInvalid, "volume %s: its member: %v", req.Name, err)
+			}
 			spec.Member = value
 		default:
 			return spec, refuse(api.ErrInvalid, "volume %s: option %q is not known; there are %s", req.Name, key, strings.Join(known[:2], " and "))
