@@ -22,13 +22,7 @@ import (
 
 // serve answers managers until ctx ends.
 func (h *helper) serve(ctx context.Context) error {
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/exec", h.exec)
-	server := &http.Server{
-		Handler: mux, TLSConfig: h.Identity.ServerConfig(), BaseContext: func(net.Listener) context.Context { return ctx },
-		ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
-		ErrorLog: h.Log.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
-	}
+	server := h.server(ctx)
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", h.Listen)
 	if err != nil {
 		return fmt.Errorf("listen for managers on %s: %w; is another program on this port?", h.Listen, err)
@@ -40,6 +34,16 @@ func (h *helper) serve(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+func (h *helper) server(ctx context.Context) *http.Server {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/exec", h.exec)
+	return &http.Server{
+		Handler: mux, TLSConfig: h.Identity.ServerConfig(), BaseContext: func(net.Listener) context.Context { return ctx },
+		ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+		ErrorLog: h.Log.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
+	}
 }
 
 // exec runs a command in a member's container for a manager.
