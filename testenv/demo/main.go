@@ -31,7 +31,13 @@ func main() {
 }
 
 func run(ctx context.Context, say *progress.Reporter) error {
-	c, err := cluster.Up(ctx, cluster.Options{Nodes: 3, Managers: 3, Images: []string{"postgres:17"}, Progress: say})
+	options := cluster.Options{Nodes: 3, Managers: 3, Images: []string{"postgres:17"}, Progress: say}
+	release, err := cluster.Exclusive(ctx, options)
+	if err != nil {
+		return err
+	}
+	defer release()
+	c, err := cluster.Up(ctx, options)
 	if err != nil {
 		return err
 	}
