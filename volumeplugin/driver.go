@@ -161,11 +161,10 @@ func (d driver) Mount(r *volume.MountRequest) (*volume.MountResponse, error) {
 	if err := api.ValidateVolumeName(r.Name); err != nil {
 		return nil, err
 	}
-	ctx := context.Background()
-	if err := d.p.waitReady(ctx); err != nil {
+	if err := d.p.waitReady(context.Background()); err != nil {
 		return nil, err
 	}
-	path, err := d.p.volume(r.Name).mount(ctx, r.ID)
+	path, err := d.p.volume(r.Name).mount(r.ID)
 	if err != nil {
 		return nil, err
 	}

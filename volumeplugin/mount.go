@@ -36,7 +36,7 @@ type mountJob struct {
 }
 
 // mount makes the volume appear for Docker's mount ID and returns its path.
-func (v *heldVolume) mount(ctx context.Context, mountID string) (string, error) {
+func (v *heldVolume) mount(mountID string) (string, error) {
 	deadline := time.NewTimer(mountWait)
 	defer deadline.Stop()
 	for tried := false; ; {
@@ -95,7 +95,7 @@ func (v *heldVolume) runJob(job *mountJob) {
 func (v *heldVolume) acquire(mountID string) (epoch uint64, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute) // mkfs and fsck take what they take
 	defer cancel()
-	if err := v.waitFree(ctx, mountID); err != nil {
+	if err := v.waitFree(ctx); err != nil {
 		return 0, err
 	}
 	v.work.Lock()
@@ -121,12 +121,12 @@ func (v *heldVolume) acquire(mountID string) (epoch uint64, err error) {
 
 // waitFree waits until no other mount ID holds the volume here and no promise
 // not to mount it is left.
-func (v *heldVolume) waitFree(ctx context.Context, mountID string) error {
+func (v *heldVolume) waitFree(ctx context.Context) error {
 	until := time.Now().Add(heldWait)
 	for {
 		reason := v.p.promisedReason(v.name)
 		if h := v.holding(); h != nil {
-			reason = fmt.Sprintf("volume %s is in use on this node (%s) by %s; a volume has one container at a time", v.name, v.p.node.Hostname, v.holderName(ctx, h, mountID))
+			reason = fmt.Sprintf("volume %s is in use on this node (%s) by %s; a volume has one container at a time", v.name, v.p.node.Hostname, holderName(h))
 			v.reconcile(ctx, h)
 		}
 		if reason == "" {
@@ -141,8 +141,8 @@ func (v *heldVolume) waitFree(ctx context.Context, mountID string) error {
 	}
 }
 
-// holderName names the containers that use h's volume.
-func (v *heldVolume) holderName(ctx context.Context, h *hold, except string) string {
+// holderName names a container that uses h's volume.
+func holderName(h *hold) string {
 	for _, u := range h.containers() {
 		if u.Live {
 			return "container " + u.Name
@@ -521,7 +521,8 @@ func (p *plugin) flushRelease(ctx context.Context, name string) {
 	defer cancel()
 	err := p.leader.Call(ctx, http.MethodPost, "/v1/volumes/release", api.ReleaseRequest{Name: name, Epoch: epoch}, nil)
 	var refused *api.Error
-	if err != nil && !(errors.As(err, &refused) && (refused.Code == api.ErrEpoch || refused.Code == api.ErrNotFound)) {
+	gone := errors.As(err, &refused) && (refused.Code == api.ErrEpoch || refused.Code == api.ErrNotFound)
+	if err != nil && !gone {
 		p.log.Debug("release not acknowledged yet", "volume", name, "error", err)
 		return
 	}

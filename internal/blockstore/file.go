@@ -463,7 +463,7 @@ func (f *File) clone(device, path string) (string, error) {
 	if err == nil {
 		err = out.Sync()
 	} else if cannotClone(err) {
-		err = fmt.Errorf("%w: the filesystem of %s cannot (%v); put the folder on XFS with reflink or Btrfs", ErrNoCopy, f.shown, err)
+		err = fmt.Errorf("%w: the filesystem of %s cannot (%w); put the folder on XFS with reflink or Btrfs", ErrNoCopy, f.shown, err)
 	}
 	if err = errors.Join(err, out.Close()); err != nil {
 		os.Remove(out.Name())

@@ -5,12 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -66,11 +66,11 @@ func (l *loop) clearIfUnused() error {
 
 // refresh makes the device as large as its image has become.
 func (l *loop) refresh(size int64) error {
-	var now uint64
-	if _, _, e := unix.Syscall(unix.SYS_IOCTL, l.file.Fd(), unix.BLKGETSIZE64, uintptr(unsafe.Pointer(&now))); e != 0 {
-		return fmt.Errorf("size of %s: %w", l.path, e)
+	now, err := l.file.Seek(0, io.SeekEnd)
+	if err != nil {
+		return fmt.Errorf("size of %s: %w", l.path, err)
 	}
-	if int64(now) >= size&^511 {
+	if now >= size&^511 {
 		return nil
 	}
 	if err := unix.IoctlSetInt(int(l.file.Fd()), unix.LOOP_SET_CAPACITY, 0); err != nil {

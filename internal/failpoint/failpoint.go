@@ -22,7 +22,7 @@ func Hit(point string) {
 		return
 	}
 	// Removing the file is the one atomic step: a point kills once.
-	if os.Remove(filepath.Join(dir, point)) == nil {
+	if os.Remove(filepath.Join(dir, point)) == nil { //nolint:gosec // points are constants, the folder is a tester's
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		os.Exit(137)
 	}

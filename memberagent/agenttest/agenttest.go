@@ -145,8 +145,8 @@ func (m *Member) OpenSocket() {
 		m.mu.Unlock()
 		_ = json.NewEncoder(w).Encode(answer)
 	})
-	m.server = &http.Server{Handler: mux}
-	go m.server.Serve(l)
+	m.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go func(s *http.Server) { _ = s.Serve(l) }(m.server) // its error says that it was closed
 }
 
 // CloseSocket ends the plugin as kill -9 would.
@@ -232,7 +232,7 @@ func Eventually(t *testing.T, check func() error) {
 // Start starts the agent.
 func (m *Member) Start() {
 	m.t.Helper()
-	cmd := exec.Command(os.Args[0])
+	cmd := exec.Command(os.Args[0]) //nolint:gosec // the test binary itself
 	cmd.Env = append(os.Environ(),
 		envAgent+"=1", envSocket+"="+m.socket, envSecrets+"="+m.Secrets,
 		memberagent.EnvApplication+"="+m.Application, memberagent.EnvMember+"="+m.Name, memberagent.EnvVolume+"="+m.Name,

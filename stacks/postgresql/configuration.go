@@ -19,7 +19,7 @@ import (
 
 const (
 	configName    = "openmanage.conf"
-	passfileName  = "replication.pgpass"
+	passfileName  = "replication.pgpass" //nolint:gosec // a file's name
 	configInclude = "include '" + configName + "' # by OpenManage: written at each start"
 )
 

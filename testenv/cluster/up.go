@@ -56,8 +56,8 @@ func (c *Cluster) ensureAll(ctx context.Context, options Options) error {
 		err = c.ensureContext(ctx)
 	}
 	if err != nil {
-		cancel() // the other error would only be that it was stopped
-		<-built
+		cancel()
+		<-built //nolint:errcheck // only that it was stopped
 		return err
 	}
 	return <-built

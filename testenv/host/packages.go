@@ -62,11 +62,11 @@ func (h *Host) ensure(ctx context.Context, tools []tool) error {
 		return fmt.Errorf("this machine lacks %s and has no apt-get; install them by hand, or use Debian or Ubuntu", strings.Join(missing, ", "))
 	}
 	h.Progress.Step("installing %s", strings.Join(missing, ", "))
-	if _, err := aptGet(ctx, "update"); err != nil {
+	if err := aptGet(ctx, "update"); err != nil {
 		return fmt.Errorf("apt-get update failed; check the network and /etc/apt: %w", err)
 	}
 	install := append([]string{"install", "--yes", "--no-install-recommends"}, missing...)
-	if _, err := aptGet(ctx, install...); err != nil {
+	if err := aptGet(ctx, install...); err != nil {
 		return fmt.Errorf("could not install %s: %w", strings.Join(missing, ", "), err)
 	}
 	return nil
@@ -86,16 +86,17 @@ func missingPackages(tools []tool, present func(command string) bool) []string {
 	return missing
 }
 
-func aptGet(ctx context.Context, args ...string) (string, error) {
+func aptGet(ctx context.Context, args ...string) error {
 	// docker-registry would start a daemon of its own on our port, and postgresql
 	// a server.
 	keepStopped, err := forbidServiceStarts()
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer keepStopped()
 	base := []string{"DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=120"}
-	return Run(ctx, "env", append(base, args...)...)
+	_, err = Run(ctx, "env", append(base, args...)...)
+	return err
 }
 
 // forbidServiceStarts makes package scripts leave services alone, the way

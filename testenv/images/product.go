@@ -144,7 +144,7 @@ func writePlugin(w io.Writer, base string, program, config []byte) error {
 		if err := out.WriteHeader(header); err != nil {
 			return err
 		}
-		if _, err := io.Copy(out, in); err != nil {
+		if _, err := io.CopyN(out, in, header.Size); err != nil {
 			return err
 		}
 	}

@@ -342,7 +342,7 @@ func Grow(ctx context.Context, device, fstype, target string, deviceSize int64) 
 		// resize2fs insists on a full check before it.
 		out, err := command(ctx, "e2fsck", "-f", "-p", device).CombinedOutput()
 		var exit *exec.ExitError
-		if err != nil && !(errors.As(err, &exit) && exit.ExitCode() == 1) {
+		if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) {
 			return false, fmt.Errorf("check %s before growing it: %w: %s", device, err, lastLine(out))
 		}
 		grow = command(ctx, "resize2fs", device)

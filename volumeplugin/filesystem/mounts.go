@@ -20,11 +20,10 @@ type Mounted struct {
 // Mounts returns the mounts on target itself or, with below, in the tree under
 // it, the latest first.
 func Mounts(target string, below bool) ([]Mounted, error) {
-	filter := mountinfo.SingleEntryFilter(target)
+	// SingleEntryFilter would stop at the first of several mounts on one another.
+	filter := func(i *mountinfo.Info) (skip, stop bool) { return i.Mountpoint != target, false }
 	if below {
 		filter = mountinfo.PrefixFilter(target)
-	} else {
-		filter = func(i *mountinfo.Info) (skip, stop bool) { return i.Mountpoint != target, false }
 	}
 	infos, err := mountinfo.GetMounts(filter)
 	if err != nil {
