@@ -154,6 +154,9 @@ func (s *suite) workerIsRefused(t *testing.T, ctx context.Context, node *cluster
 	assert.Equal(t, status, 413, answer)
 
 	none := &http.Client{Transport: &http.Transport{TLSClientConfig: swarmpki.New(t.TempDir()).ClientConfig()}}
-	_, err = none.Get(url + "/v1/volumes")
+	res, err := none.Get(url + "/v1/volumes")
+	if err == nil {
+		res.Body.Close()
+	}
 	assert.Assert(t, err != nil, "without a certificate it was let in")
 }
