@@ -98,10 +98,10 @@ services:
     environment: {SLOT: '{{.Task.Slot}}'}
     stop_grace_period: 1s
     volumes:
-      - {type: volume, source: 'data-{{.Task.Slot}}', target: /data}
+      - {type: volume, source: data, target: /data}
     deploy: {replicas: 3}
 volumes:
-  'data-{{.Task.Slot}}':
+  data:
     name: 'hand-{{.Task.Slot}}'
     driver: openmanage
     driver_opts: {size: 100MiB}
