@@ -134,7 +134,7 @@ func (s *suite) lookFrom(t *testing.T, n *cluster.Node) {
 // of n rows, and returns its members.
 func (s *suite) database(t *testing.T, ctx context.Context, n int) []product.Member {
 	t.Helper()
-	_, err := s.CLI(ctx, "create", "postgresql", "pg", "--replicas", "3", "--volume-size", "512MiB", "--yes")
+	_, err := s.CLI(ctx, "create", "postgresql", "pg", "--replicas", "3", "--volume-size", "1GiB", "--yes")
 	assert.NilError(t, err)
 	members, err := s.WaitHealthy(ctx, "pg", 3, 4*time.Minute)
 	assert.NilError(t, err)
