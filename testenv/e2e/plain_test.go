@@ -137,7 +137,7 @@ func TestDeviceWithDataIsNeverFormatted(t *testing.T) {
 	assert.NilError(t, err)
 	var volume api.Volume
 	assert.NilError(t, json.Unmarshal([]byte(record), &volume))
-	device := filepath.Join(s.Via.Storage(), volume.Device)
+	device := filepath.Join(s.Via.Storage(), "openmanage", volume.Device)
 	content := []byte(strings.Repeat("somebody's only copy\n", 1000))
 	image := make([]byte, 100<<20)
 	copy(image[40<<20:], content) // in the middle, where no superblock is

@@ -107,7 +107,7 @@ func (p *Product) ImageReference() string {
 // Install runs `docker openmanage install`, which also verifies every node, and
 // has every node run this version of the plugin.
 func (p *Product) Install(ctx context.Context) error {
-	if _, err := p.CLI(ctx, "install", "--image", p.ImageReference(), "--plugin", p.PluginReference()); err != nil {
+	if _, err := p.CLI(ctx, "install", "--image", p.ImageReference(), "--plugin", p.PluginReference(), "--data", cluster.StoragePath); err != nil {
 		return err
 	}
 	for _, n := range p.Cluster.Nodes() {
