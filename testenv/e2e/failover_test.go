@@ -75,6 +75,7 @@ func TestDrainedNodesMembersMove(t *testing.T) {
 	s, ctx := swarm(t)
 	before := s.database(t, ctx, 100)
 	node := s.node(t, before[0].Node)
+	s.lookFrom(t, node) // a drained node has no manager to ask
 	_, err := s.Docker(ctx, "node", "update", "--availability", "drain", node.Name)
 	assert.NilError(t, err)
 	s.waitMoved(t, ctx, before, node.Name)
@@ -127,6 +128,7 @@ func TestPluginKilledWhileMountedDisturbsNoDatabase(t *testing.T) {
 
 	// And the plugin still knows what it holds: the member can be moved.
 	node := s.node(t, members[0].Node)
+	s.lookFrom(t, node) // a drained node has no manager to ask
 	_, err := s.Docker(ctx, "node", "update", "--availability", "drain", node.Name)
 	assert.NilError(t, err)
 	s.waitMoved(t, ctx, members, node.Name)

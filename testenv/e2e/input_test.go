@@ -38,7 +38,7 @@ func TestBadInputIsRefusedAndLeavesNothing(t *testing.T) {
 		{"create postgresql x --volume-size 1KiB", "at least"},
 		{"create postgresql x --volume-size 100TiB", "free"},
 		{"create postgresql x --set max_conections=5", "max_connections"},
-		{"create postgresql x --image openmanage/does-not-exist:1", "cannot be pulled"},
+		{"create postgresql x --image openmanage/does-not-exist:17", "cannot be pulled"},
 		{"ps nothing", "nothing"},
 		{"connect nothing", "nothing"},
 		{"volume rm nothing --yes-delete-data", "nothing"},
