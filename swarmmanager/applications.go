@@ -303,10 +303,10 @@ func why(o *observed, s dockerswarm.Service, is store.Member, v api.Volume, hasV
 	}
 	u := uses[len(uses)-1]
 	switch {
-	case u.Err != "":
-		return fmt.Sprintf("task %s: %s", u.Task, u.Err)
 	case u.NodeID == "" && is.Pinned:
 		return fmt.Sprintf("its data is on node %s alone, which is not available; start that node", o.nodes[v.LastNode].Description.Hostname)
+	case u.Err != "":
+		return fmt.Sprintf("task %s: %s", u.Task, u.Err)
 	case u.NodeID == "":
 		return fmt.Sprintf("Swarm finds no node for task %s; see `docker service ps %s`", u.Task, s.Spec.Name)
 	case !ready(o.nodes[u.NodeID]) || !reports(o, u.NodeID):
