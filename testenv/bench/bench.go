@@ -43,6 +43,12 @@ func prepare(ctx context.Context, say *progress.Reporter) (*bench, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Others, which a test has added, are not like these.
+	for _, node := range c.Nodes()[clusterOptions(nil).Nodes:] {
+		if err := c.Remove(ctx, node); err != nil {
+			return nil, err
+		}
+	}
 	if err := c.Heal(ctx); err != nil {
 		return nil, err
 	}
