@@ -59,17 +59,17 @@ func TestLifeOfAnApplication(t *testing.T) {
 	var document []map[string]any
 	assert.NilError(t, json.Unmarshal([]byte(inspected), &document))
 	assert.Equal(t, document[0]["primary"], "life-1")
-	logs, err := s.CLI(ctx, "logs", "life", "--tail", "50")
+	stdout, stderr, err = s.Input(ctx, nil, "openmanage", "logs", "life", "--tail", "50")
 	assert.NilError(t, err)
-	assert.Check(t, is.Contains(logs, "life-1"))
-	assert.Check(t, is.Contains(logs, "life-2"))
+	assert.Check(t, is.Contains(stdout+stderr, "life-1 |")) // the server logs to standard error
+	assert.Check(t, is.Contains(stdout+stderr, "life-2 |"))
 	history, err := s.CLI(ctx, "events", "life")
 	assert.NilError(t, err)
 	assert.Check(t, is.Contains(history, "created with 2 members"))
 
 	// Nothing that is in use can be deleted, nor OpenManage under it.
 	_, err = s.CLI(ctx, "volume", "rm", "life-1", "--yes-delete-data")
-	assert.ErrorContains(t, err, "in use")
+	assert.ErrorContains(t, err, "is attached")
 	_, err = s.CLI(ctx, "uninstall", "--yes")
 	assert.ErrorContains(t, err, "life")
 
