@@ -69,6 +69,7 @@ func TestManagerKilledAtEachStepOfAnAttach(t *testing.T) {
 func TestCreateGoesOnAfterACrashAtEachStep(t *testing.T) {
 	s, ctx := swarm(t)
 	s.withFailpoints(t, ctx)
+	s.removeLeftovers(t, ctx, "cc")
 	dir := t.TempDir()
 	arguments := []string{"openmanage", "create", "postgresql", "cc", "--replicas", "1", "--volume-size", "256MiB", "--yes"}
 	for _, point := range []string{"create:claimed", "create:secret.superuser-password", "create:deployed", "create:healthy"} {

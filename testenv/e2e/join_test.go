@@ -47,6 +47,7 @@ func TestNodeThatJoinsLater(t *testing.T) {
 }
 
 func (s *suite) memberIsPinned(t *testing.T, ctx context.Context, node *cluster.Node) {
+	s.removeLeftovers(t, ctx, "local")
 	for _, name := range []string{"local_superuser-password", "local_replication-password"} {
 		_, stderr, err := s.Input(ctx, strings.NewReader("0123456789abcdef"), "secret", "create", "--label", "openmanage.application=local", name, "-")
 		assert.NilError(t, err, stderr)

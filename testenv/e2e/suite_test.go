@@ -168,6 +168,18 @@ func (s *suite) removeApplication(t *testing.T, ctx context.Context, name string
 	t.Helper()
 	_, err := s.CLI(ctx, "rm", name, "--yes")
 	assert.NilError(t, err)
+	s.deleteVolumes(t, ctx, name)
+}
+
+// removeLeftovers removes what a run that was cut short has left of an application.
+func (s *suite) removeLeftovers(t *testing.T, ctx context.Context, name string) {
+	t.Helper()
+	_, _ = s.CLI(ctx, "rm", name, "--yes") // there may be none
+	s.deleteVolumes(t, ctx, name)
+}
+
+func (s *suite) deleteVolumes(t *testing.T, ctx context.Context, name string) {
+	t.Helper()
 	out, err := s.CLI(ctx, "volume", "ls", "--format", "{{.Name}} {{.Application}}")
 	assert.NilError(t, err)
 	for line := range strings.Lines(out) {
