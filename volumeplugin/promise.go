@@ -173,11 +173,11 @@ func (p *plugin) promise(caller string, req api.Promise) *api.Error {
 	if p.sinceLeader() < failsafeAfter {
 		return refuse(api.ErrConflict, "node %s hears the leading manager; report to it", p.node.Hostname)
 	}
-	for _, name := range req.Volumes {
-		if r, ok := p.cache.get(name); ok && r.Owner != nil && r.Owner.Node != caller && r.LastNode != caller {
-			return refuse(api.ErrForbidden, "volume %s belongs to another node", name)
-		}
-	}
+	// Whose volumes they are is not asked: what this node knows of records is as old
+	// as its last leader, and a volume that had just moved would lose its lease. A
+	// promise to the wrong node delays a mount for a lease, while there is no leader
+	// to grant one.
+	//
 	// One at a time: taking back a promise that is refused must not take back one
 	// that was given meanwhile.
 	p.promising.Lock()
