@@ -86,7 +86,27 @@ func swarm(t *testing.T) (*suite, context.Context) {
 		assert.Check(t, s.c.Heal(heal))
 		cancel()
 	})
+	assert.NilError(t, product.Until(ctx, 2*time.Minute, "a plugin that reports on every node", s.pluginsKnown))
 	return s, ctx
+}
+
+// pluginsKnown tells whether the leading manager hears the plugin of every node: a
+// node that Swarm calls ready has only just started its plugin.
+func (s *suite) pluginsKnown(ctx context.Context) error {
+	ids, err := s.Docker(ctx, "node", "ls", "--quiet")
+	if err != nil {
+		return err
+	}
+	for _, id := range strings.Fields(ids) {
+		record, err := s.Docker(ctx, "config", "inspect", "openmanage.node."+id, "--format", `{{index .Spec.Labels "openmanage.record"}}`)
+		if err != nil {
+			return err
+		}
+		if !strings.Contains(record, `"reporting":true`) {
+			return fmt.Errorf("node %s: %s", id, record)
+		}
+	}
+	return nil
 }
 
 // long tells whether the long forms are to run (make chaos).
