@@ -12,7 +12,7 @@ import (
 // same facts as for a takeover must hold, and whoever attaches next fences the
 // device.
 func (v *volumes) freeAbandoned(ctx context.Context, o *observed) error {
-	if !o.settled {
+	if !o.steady {
 		return nil
 	}
 	var errs []error

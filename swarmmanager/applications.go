@@ -52,9 +52,9 @@ type observed struct {
 	statuses map[string]liveStatus // by volume
 	reports  map[string]api.Report // by node
 	now      time.Time
-	// settled: this leader has led long enough for every living node to have
-	// reported, so that a missing word means something.
-	settled bool
+	// steady: every living node has had the time to report to this leader, so
+	// that a missing word means something.
+	steady bool
 }
 
 // reconcile observes, and writes what has changed.
@@ -83,7 +83,7 @@ func (a *applications) reconcile(ctx context.Context) error {
 func (a *applications) observe(ctx context.Context) (*observed, error) {
 	o := &observed{
 		services: map[string][]dockerswarm.Service{}, records: map[string]store.Record[store.Application]{},
-		reports: map[string]api.Report{}, now: time.Now().UTC().Truncate(time.Second), settled: a.m.leadership.settled(),
+		reports: map[string]api.Report{}, now: time.Now().UTC().Truncate(time.Second), steady: a.m.leadership.steady(),
 	}
 	services, err := a.m.cluster.Services(ctx)
 	if err != nil {
@@ -275,14 +275,14 @@ func observeMember(o *observed, s dockerswarm.Service, was store.Member) store.M
 		is.Node, is.Hostname = volume.Value.Owner.Node, volume.Value.Owner.Hostname
 	}
 	if hasVolume {
-		is.Pinned = pinned(o, volume.Value)
+		is.Pinned = pinned(o, volume.Value, was.Pinned)
 	}
 	switch {
 	case hasStatus:
 		is.Node, is.Hostname = status.node, o.nodes[status.node].Description.Hostname
 		is.Role, is.State, is.Healthy, is.Message = status.Role, status.State, status.Healthy, status.Message
-	case !o.settled && was.Name != "":
-		return was // a new leader has not heard everybody yet
+	case !o.steady && was.Name != "":
+		return was // this leader has not heard everybody yet
 	default:
 		is.State, is.Message = api.StateWaiting, why(o, s, is, volume.Value, hasVolume)
 	}

@@ -19,7 +19,7 @@ func observation() *observed {
 	o := &observed{
 		services: map[string][]dockerswarm.Service{}, uses: map[string][]swarm.Use{}, nodes: map[string]dockerswarm.Node{},
 		volumes: map[string]store.Record[api.Volume]{}, records: map[string]store.Record[store.Application]{},
-		statuses: map[string]liveStatus{}, reports: map[string]api.Report{}, now: time.Unix(1000, 0), settled: true,
+		statuses: map[string]liveStatus{}, reports: map[string]api.Report{}, now: time.Unix(1000, 0), steady: true,
 	}
 	for i := 1; i <= 3; i++ {
 		n := strconv.Itoa(i)
@@ -119,11 +119,11 @@ func TestRemovedApplicationKeepsWhatItsVolumesNeed(t *testing.T) {
 func TestNewLeaderDoesNotCallASilentMemberUnhealthyBeforeAllHaveSpoken(t *testing.T) {
 	o := observation()
 	app, _ := planApplication(o, "pg", store.Application{}, false)
-	o.statuses, o.settled = map[string]liveStatus{}, false
+	o.statuses, o.steady = map[string]liveStatus{}, false
 	next, events := planApplication(o, "pg", app, true)
 	assert.Assert(t, next.Members[0].Healthy)
 	assert.Equal(t, len(events), 0)
-	o.settled = true
+	o.steady = true
 	next, events = planApplication(o, "pg", app, true)
 	assert.Assert(t, !next.Members[0].Healthy)
 	assert.Equal(t, len(events), 3)
@@ -145,6 +145,17 @@ func TestMemberWithNodeLocalDataIsPinnedAndSaysWhyItWaits(t *testing.T) {
 	o.uses["pg-1"] = []swarm.Use{{Task: "pg_1.1", Service: "pg_1"}}
 	app, _ = planApplication(o, "pg", app, true)
 	assert.Check(t, is.Contains(app.Members[0].Message, "its data is on node node1 alone"))
+}
+
+func TestAMemberIsNotPinnedBecauseOthersAreSilent(t *testing.T) {
+	for _, silent := range [][]string{{"n2", "n3"}, {"n1", "n2", "n3"}} {
+		o := observation()
+		for _, id := range silent {
+			delete(o.reports, id)
+		}
+		app, _ := planApplication(o, "pg", store.Application{}, false)
+		assert.Assert(t, !app.Members[0].Pinned, "%v did not say that they do not have the folder", silent)
+	}
 }
 
 func TestBadPolicyLabelIsReportedAndTheSafeDefaultTaken(t *testing.T) {

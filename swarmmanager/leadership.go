@@ -34,6 +34,7 @@ type leadership struct {
 	leading  bool
 	since    time.Duration // when the first record of this leadership was written
 	lastBeat time.Duration // when the last successful write was begun
+	actingAt time.Duration // since when it has been acting without a break
 	record   store.Record[store.Leader]
 	leader   string        // node ID of the leader, as last seen; "": not known
 	seen     uint64        // version of the record when it was last read as a follower
@@ -58,6 +59,18 @@ func (l *leadership) settled() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.leading && l.now()-l.since > api.LeaseDuration+api.LeaderWriteBound+api.LeaseMargin
+}
+
+// steady tells whether every living node has had the time to be heard, so that
+// the silence of one says something about it. A leader whose writes fail for some
+// seconds, as while Swarm elects, answers nobody, and hears nobody.
+func (l *leadership) steady() bool {
+	if !l.settled() {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.now()-l.actingAt > api.LeaseDuration
 }
 
 // leaderNode returns the node ID of the leader, as last seen, or "".
@@ -137,6 +150,9 @@ func (l *leadership) beat(ctx context.Context, s *store.Store, begin func() erro
 	}
 	if began = !leading; began {
 		l.since = l.now()
+	}
+	if began || l.now()-l.lastBeat >= api.LeaderWriteBound {
+		l.actingAt = l.now()
 	}
 	l.leading, l.record, l.lastBeat, l.leader = true, record, started, l.self
 	return began, nil

@@ -117,3 +117,26 @@ func TestALivingLeaderIsFollowed(t *testing.T) {
 		assert.Equal(t, other.leaderNode(), "n1")
 	}
 }
+
+func TestALeaderThatCouldNotWriteHearsEverybodyBeforeItJudgesASilence(t *testing.T) {
+	c, s := &manual{t: time.Hour}, store.New(&storetest.Configs{})
+	l := newLeadership("n1", "test", c.now)
+	beat := func() {
+		_, err := l.beat(t.Context(), s, nothingToTakeOver)
+		assert.NilError(t, err)
+	}
+	for range 15 {
+		beat()
+		c.t += time.Second
+	}
+	assert.Assert(t, l.steady())
+	c.t += 8 * time.Second // Swarm elects
+	beat()
+	assert.Assert(t, l.settled(), "no other has led")
+	assert.Assert(t, !l.steady(), "it has answered nobody for 8 s, and calls every node silent")
+	for range 6 {
+		c.t += time.Second
+		beat()
+	}
+	assert.Assert(t, l.steady())
+}

@@ -110,7 +110,7 @@ func planNode(o *observed, n dockerswarm.Node, old store.Node, exists bool, help
 		}
 		next.Version, next.Storage = report.Version, storage
 	}
-	if reporting || o.settled {
+	if reporting || o.steady {
 		next.Reporting = reporting
 	}
 	if h, ok := helper(n.ID); ok {
@@ -122,24 +122,35 @@ func planNode(o *observed, n dockerswarm.Node, old store.Node, exists bool, help
 	return next
 }
 
-// pinned tells whether only one node of the Swarm can reach the volume's data.
-func pinned(o *observed, v api.Volume) bool {
+// pinned tells whether only one node of the Swarm can reach the volume's data: as
+// it was before, unless another node has it, or all that are up say they do not.
+func pinned(o *observed, v api.Volume, was bool) bool {
 	if v.Location == "" {
 		return false
 	}
-	for id, r := range o.reports {
-		if id != v.LastNode && r.Storage.Location == v.Location {
+	others, silent := 0, 0
+	for id, n := range o.nodes {
+		r, heard := o.reports[id]
+		switch {
+		case id == v.LastNode:
+		case heard && r.Storage.Location == v.Location:
 			return false
+		case heard:
+			others++
+		case ready(n):
+			silent++
 		}
 	}
-	// All living nodes have spoken, and there is another one than the owner's.
-	return o.settled && len(o.nodes) > 1
+	if others == 0 || silent > 0 {
+		return was
+	}
+	return true
 }
 
 // reconcilePins labels the nodes that cannot reach a member's data, so that Swarm
 // does not place the member there.
 func (a *applications) reconcilePins(ctx context.Context, o *observed) error {
-	if !o.settled {
+	if !o.steady {
 		return nil
 	}
 	for id, n := range o.nodes {

@@ -104,11 +104,8 @@ func (c *creation) preflight(ctx context.Context, dockerCLI command.Cli, flags *
 	if _, err := preflight.Installed(ctx, docker, info); err != nil {
 		return err
 	}
-	nodes, err := preflight.Nodes(ctx, docker)
+	nodes, err := preflight.AwaitPlugins(ctx, docker, preflight.Clock(info), func(line string) { fmt.Fprintln(dockerCLI.Err(), line) })
 	if err != nil {
-		return err
-	}
-	if err := preflight.Plugins(nodes); err != nil {
 		return err
 	}
 	if err := c.lookForName(ctx, docker); err != nil {

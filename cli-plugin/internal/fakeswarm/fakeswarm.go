@@ -18,6 +18,7 @@ import (
 	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/client"
 
+	"github.com/openmanage/openmanage/internal/api"
 	"github.com/openmanage/openmanage/internal/store"
 )
 
@@ -53,7 +54,10 @@ func New(hostnames ...string) *Client {
 	for _, h := range hostnames {
 		c.Nodes = append(c.Nodes, swarm.Node{
 			ID: "id-" + h, Spec: swarm.NodeSpec{Role: swarm.NodeRoleManager, Availability: swarm.NodeAvailabilityActive},
-			Description: swarm.NodeDescription{Hostname: h}, Status: swarm.NodeStatus{State: swarm.NodeStateReady},
+			Description: swarm.NodeDescription{Hostname: h, Engine: swarm.EngineDescription{
+				Plugins: []swarm.PluginDescription{{Type: "Volume", Name: api.PluginName + ":latest"}},
+			}},
+			Status: swarm.NodeStatus{State: swarm.NodeStateReady},
 		})
 	}
 	return c

@@ -194,8 +194,67 @@ func (n NodeState) Problem() string {
 		return "the plugin does not report, since " + n.Record.Since.Local().Format(time.TimeOnly)
 	case n.Record.Storage.Error != "":
 		return "its storage: " + n.Record.Storage.Error
+	case !n.listed():
+		return "Swarm does not know of its plugin yet; a node tells within 20s"
 	}
 	return ""
+}
+
+// listed says whether Swarm knows of the node's plugin. Until then it places no
+// task there that mounts a volume of the plugin. A node tells of its plugins when
+// it joins and, after a change, within 20 s (nodeUpdatePeriod of swarmkit's agent).
+func (n NodeState) listed() bool {
+	return slices.ContainsFunc(n.Node.Description.Engine.Plugins, func(p swarm.PluginDescription) bool {
+		return p.Type == "Volume" && (p.Name == api.PluginName || p.Name == api.PluginName+":latest")
+	})
+}
+
+// passing says whether the problem is one that goes by itself, as on a node that
+// has just come up.
+func (n NodeState) passing(now time.Time) bool {
+	switch {
+	case n.Record == nil:
+		return true
+	case n.Record.Problem != "" && !n.Record.Reporting, n.Record.Storage.Error != "":
+		return false
+	}
+	return n.Record.Reporting || now.Sub(n.Record.Since) < PluginPatience
+}
+
+// PluginPatience is how long AwaitPlugins waits for nodes that have just come up.
+const PluginPatience = 30 * time.Second
+
+// AwaitPlugins returns the nodes once the plugin works on each that is up. It
+// waits for what goes by itself, says once through progress what for, and fails
+// with ErrPluginMissing and what is wrong on each node otherwise. now is the
+// daemon's time.
+func AwaitPlugins(ctx context.Context, docker client.APIClient, now time.Time, progress func(string)) ([]NodeState, error) {
+	started, said := time.Now(), false
+	for {
+		nodes, err := Nodes(ctx, docker)
+		if err != nil {
+			return nil, err
+		}
+		waited := time.Since(started)
+		problem, lasts := "", false
+		for _, n := range nodes {
+			if p := n.Problem(); p != "" && n.Expected() {
+				problem, lasts = n.Node.Description.Hostname+": "+p, lasts || !n.passing(now.Add(waited))
+			}
+		}
+		if problem == "" || lasts || waited > PluginPatience {
+			return nodes, missing(nodes)
+		}
+		if !said {
+			progress("waiting for " + problem)
+			said = true
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
 }
 
 // Nodes returns every node of the Swarm with its record, by hostname.
@@ -226,17 +285,17 @@ func Nodes(ctx context.Context, docker client.APIClient) ([]NodeState, error) {
 	return nodes, nil
 }
 
-// Plugins says on which nodes the plugin does not work, or nil.
-func Plugins(nodes []NodeState) error {
-	var missing []string
+// missing says on which nodes the plugin does not work, or nil.
+func missing(nodes []NodeState) error {
+	var lines []string
 	for _, n := range nodes {
 		if p := n.Problem(); p != "" && n.Expected() {
-			missing = append(missing, "  "+n.Node.Description.Hostname+": "+p)
+			lines = append(lines, "  "+n.Node.Description.Hostname+": "+p)
 		}
 	}
-	if len(missing) == 0 {
+	if len(lines) == 0 {
 		return nil
 	}
 	return fmt.Errorf("%w or does not work on:\n%s\nThe service %s installs it on each node. See why: docker service logs %s\nOr install it again: docker openmanage install",
-		ErrPluginMissing, strings.Join(missing, "\n"), NetworkService, NetworkService)
+		ErrPluginMissing, strings.Join(lines, "\n"), NetworkService, NetworkService)
 }
