@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -61,6 +62,11 @@ type agent struct {
 	alive     alive
 	news      chan struct{} // for the supervisor: answer, lease or process changed
 	urgent    chan struct{} // for the reporter: do not wait for the next tick
+	askedAt   atomic.Int64  // by the lease's clock: when the container was asked to stop; 0: it was not
+
+	// diverged is the primary that the standby's data was seen not to be able to
+	// follow, the supervisor's own; "": none.
+	diverged string
 }
 
 // Run is the agent's life: it supervises the member's server until ctx ends or
@@ -111,8 +117,10 @@ func Run(ctx context.Context, config Config) error {
 	}
 	defer listener.Close()
 
-	leaving, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	asked, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	leaving, leave := context.WithCancel(context.WithoutCancel(ctx))
+	go a.leave(asked, leave)
 	// Signals that would end a Go program mean nothing to a member. They are
 	// received, not ignored: children would inherit that.
 	meaningless := make(chan os.Signal, 1)
@@ -128,6 +136,7 @@ func Run(ctx context.Context, config Config) error {
 	var helpers sync.WaitGroup
 	helpers.Go(func() { a.guard(background) })
 	helpers.Go(func() { a.report(background) })
+	helpers.Go(func() { a.listen(background) })
 	helpers.Go(func() { a.processes.reap(background, childEnded) })
 	helpers.Go(func() { a.answerHealth(listener) })
 	a.log.Info("agent started", "engine", engine.Name(), "volume", config.Volume, "task", config.Task)
@@ -152,10 +161,17 @@ func (a *agent) say(state api.MemberState, message string) {
 	changed := a.status.change(func(s *api.MemberStatus) { idle(s, state, message) })
 	if changed {
 		a.log.Info(message, "state", state)
-		select {
-		case a.urgent <- struct{}{}:
-		default:
-		}
+		a.hurry()
+	}
+}
+
+// claim says that the member is in line with the orders of this term, which is
+// what the leader waits for at each step of a change of the primary.
+func (a *agent) claim(term uint64) {
+	changed := a.status.change(func(s *api.MemberStatus) { s.Term = max(s.Term, term) })
+	if changed {
+		a.log.Debug("in line with the orders", "term", term)
+		a.hurry()
 	}
 }
 

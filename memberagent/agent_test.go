@@ -63,7 +63,8 @@ func (s *stubbornServer) Join(ctx context.Context, o api.MemberOrders, p membera
 func (s *stubbornServer) Start(ctx context.Context, o api.MemberOrders) (*memberagent.Process, error) {
 	cmd := exec.Command("sh", "-c", `trap '' TERM QUIT INT
 setsid sh -c 'trap "" TERM QUIT INT; while :; do sleep 1000; done' &
-(sleep 0.2 &) # an orphan
+(cd /; sleep 0.2 &) # an orphan
+echo -n . >> starts
 while :; do wait; sleep 1000; done`)
 	cmd.Dir = s.member.Data
 	var err error
@@ -76,8 +77,13 @@ func (s *stubbornServer) Probe(ctx context.Context, _ api.MemberOrders) memberag
 	return memberagent.Probe{Up: err == nil, Healthy: true, Role: data.Role}
 }
 
-func (s *stubbornServer) Adapt(context.Context, api.MemberOrders) error { return nil }
-func (s *stubbornServer) Stop(context.Context) error                    { return s.process.Signal(syscall.SIGINT) }
+func (s *stubbornServer) Rejoin(ctx context.Context, o api.MemberOrders, p memberagent.Progress) error {
+	return s.Join(ctx, o, p)
+}
+func (s *stubbornServer) Adapt(context.Context, api.MemberOrders) error   { return nil }
+func (s *stubbornServer) Promote(context.Context, api.MemberOrders) error { return nil }
+func (s *stubbornServer) Flush(context.Context) error                     { return nil }
+func (s *stubbornServer) Stop(context.Context) error                      { return s.process.Signal(syscall.SIGINT) }
 
 func running(s api.MemberStatus) bool { return s.State == api.StateRunning && s.Healthy }
 
@@ -226,6 +232,20 @@ func TestLeavingEndsACopy(t *testing.T) {
 func TestServerThatIsKilledIsStartedAgain(t *testing.T) {
 	t.Parallel()
 	m := started(t)
+	killed := time.Now()
+	for _, pid := range m.Engines() {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	agenttest.Eventually(t, func() error {
+		data, err := os.ReadFile(filepath.Join(m.Volume, "starts"))
+		if err == nil && len(data) < 2 {
+			err = errors.New("it has not been started again")
+		}
+		return err
+	})
+	assert.Assert(t, time.Since(killed) < 450*time.Millisecond, "started again after a pause: %s", time.Since(killed))
+	m.Await("the engine again", running)
+	// Again and again: it says so, and waits longer each time.
 	for _, pid := range m.Engines() {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
@@ -235,14 +255,76 @@ func TestServerThatIsKilledIsStartedAgain(t *testing.T) {
 
 func TestAnotherRoleEndsTheServer(t *testing.T) {
 	m := started(t, memberagent.EnvStopGrace+"=100ms")
-	m.Order(api.MemberOrders{Role: api.RoleStandby, Primary: "pg-2", Members: []string{"pg-1", "pg-2"}, Term: 4})
-	m.Await("the refusal", func(s api.MemberStatus) bool { return strings.Contains(s.Message, "two primaries") })
-	goneWithin(t, m, time.Second)
+	m.Order(api.MemberOrders{Role: api.RoleStandby, Members: []string{"pg-1", "pg-2"}, Term: 4})
+	s := m.Await("the end", func(s api.MemberStatus) bool { return s.Term == 4 })
+	assert.Equal(t, len(m.Engines()), 0, "the term was claimed while the server ran")
+	assert.Assert(t, strings.Contains(s.Message, "handing over"), s.Message)
 	// A leader of before does not bring it back.
 	m.Order(alone)
 	for range 3 {
 		m.Await("a report", func(api.MemberStatus) bool { return true })
 	}
+	assert.Equal(t, len(m.Engines()), 0)
+}
+
+func TestOrdersAreFetchedAtOnce(t *testing.T) {
+	m := started(t)
+	began := time.Now()
+	const rounds = 6
+	for term := alone.Term + 1; term <= alone.Term+rounds; term++ {
+		orders := alone
+		orders.Term = term
+		m.Order(orders) // just after a report
+		m.Await("the term", func(s api.MemberStatus) bool { return s.Term == term })
+	}
+	// By the reports alone each would have taken half a second.
+	assert.Assert(t, time.Since(began) < rounds*300*time.Millisecond, "%s", time.Since(began))
+}
+
+func TestPluginThatKnowsNoNewsIsReportedToAsEver(t *testing.T) {
+	t.Parallel()
+	m := agenttest.New(t, "pg-1", "stubborn")
+	m.NoNews = true
+	m.Start()
+	m.Await("waiting", func(s api.MemberStatus) bool { return strings.Contains(s.Message, "orders") })
+	m.Order(alone)
+	m.Await("the engine", running)
+	assert.Assert(t, m.Asked() < 20, "asked %d times for news", m.Asked())
+}
+
+func TestOrdersWithoutARoleLeaveAServerAsItIs(t *testing.T) {
+	t.Parallel()
+	m := started(t)
+	before := m.Engines()
+	for _, orders := range []api.MemberOrders{
+		{Members: alone.Members, Term: 4},
+		{Role: api.RoleStandby, Primary: "pg-1", Members: alone.Members, Term: 5}, // makes no sense
+	} {
+		m.Order(orders)
+		for range 3 {
+			s := m.Await("a report", func(api.MemberStatus) bool { return true })
+			assert.Assert(t, running(s) && s.Term == alone.Term, "%+v", s)
+		}
+	}
+	for _, pid := range before {
+		assert.NilError(t, syscall.Kill(pid, 0), "process %d has ended", pid)
+	}
+	orders := alone
+	orders.Term = 6
+	m.Order(orders)
+	m.Await("the term", func(s api.MemberStatus) bool { return s.Term == 6 })
+}
+
+func TestOrdersEndACopyThatTheyMakePointless(t *testing.T) {
+	t.Parallel()
+	m := agenttest.New(t, "pg-1", "stubborn")
+	orders := api.MemberOrders{Role: api.RoleStandby, Primary: "pg-2", Members: []string{"pg-1", "pg-2"}, Initialized: true, Term: 1}
+	m.Order(orders)
+	m.Start()
+	m.Await("the copy", func(s api.MemberStatus) bool { return s.Message == "copying for ever" && s.Term == 1 })
+	orders.Primary, orders.Term = "", 2
+	m.Order(orders)
+	m.Await("its end", func(s api.MemberStatus) bool { return s.Term == 2 })
 	assert.Equal(t, len(m.Engines()), 0)
 }
 
@@ -273,4 +355,33 @@ func TestHealthSpeaksOfAWaitingMemberAsHealthy(t *testing.T) {
 	line, err := memberagent.Health(t.Context(), config)
 	assert.NilError(t, err)
 	assert.Equal(t, line, "waiting (node2 holds the volume)")
+}
+
+func TestAMemberThatIsAskedToStopWaitsForItsTurn(t *testing.T) {
+	m := started(t)
+	m.Stay(true)
+	m.Signal(syscall.SIGTERM)
+	m.Await("that it waits", func(s api.MemberStatus) bool { return s.Leaving && s.State == api.StateRunning })
+	for range 3 {
+		m.Await("that it runs", func(s api.MemberStatus) bool { return s.Leaving && running(s) })
+	}
+	m.Stay(false)
+	m.Await("that it stops", func(s api.MemberStatus) bool { return s.State == api.StateStopping })
+}
+
+func TestAMemberThatIsAskedToStopGoesWhenAnotherHasTakenItsPlace(t *testing.T) {
+	m := started(t)
+	m.Stay(true)
+	m.Signal(syscall.SIGTERM)
+	m.Await("that it waits", func(s api.MemberStatus) bool { return s.Leaving })
+	m.Order(api.MemberOrders{Role: api.RoleStandby, Immediate: true, Members: []string{"pg-1", "pg-2"}, Term: 4})
+	assert.Equal(t, m.Wait(), 0)
+	assert.Assert(t, m.Seen(func(s api.MemberStatus) bool { return s.Term == 4 && s.Role == "" }), "the leader has to hear that it has stopped")
+}
+
+func TestAMemberThatIsAskedToStopDoesNotWaitForEver(t *testing.T) {
+	m := started(t, memberagent.EnvStopGrace+"=20s") // nothing beyond the reserve
+	m.Stay(true)
+	m.Signal(syscall.SIGTERM)
+	m.Await("that it stops", func(s api.MemberStatus) bool { return s.State == api.StateStopping })
 }

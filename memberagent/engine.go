@@ -36,14 +36,15 @@ type Member struct {
 // Server is the database server of one member. The agent calls one method at a
 // time, and only while the lease is held: the context of each call ends when the
 // lease does, and everything that Processes started is killed then without
-// asking. So every method must leave a data directory that Inspect understands
-// if the process is killed at any point of it, and must return soon after its
-// context ends.
+// asking. It also ends when other orders make the work pointless. So every method
+// must leave a data directory that Inspect understands if the process is killed at
+// any point of it, and must return soon after its context ends.
 //
 // Errors are shown to people as the member's message: they say what happened, to
 // what, and what to do next.
 type Server interface {
-	// Inspect says what is in the data directory and changes nothing. What it
+	// Inspect says what is in the data directory. It changes nothing, but that it
+	// finishes a replacement of the data that Join or Rejoin was killed in. What it
 	// cannot read or does not know is an error, never "empty".
 	Inspect(context.Context) (Data, error)
 	// Bootstrap makes the application's database. It is called only on a primary
@@ -55,46 +56,88 @@ type Server interface {
 	// the application's database exists. Killed half-way, the directory must still
 	// be Empty. It must refuse a database whose system ID is not orders.SystemID.
 	Join(context.Context, api.MemberOrders, Progress) error
+	// Rejoin makes data that cannot simply follow orders.Primary able to: that of a
+	// former primary, which may have been killed, of a standby that Probe called
+	// Diverged, or Stale data. It waits as long as it takes until orders.Primary
+	// answers and is itself a primary, of the same system ID, and changes nothing
+	// before. What only this member has is lost by it: that is its purpose. It
+	// should keep what is the same on both, and copies all anew if it cannot, with
+	// the old data in place until the copy is whole where there is space for both.
+	// When it returns, Inspect finds data of a standby to Start from. Killed
+	// half-way, Inspect must find either the data as it was, or Stale or Empty data,
+	// or the data of a standby: never data that looks whole and is not, and never
+	// a primary's that is not the old one.
+	Rejoin(context.Context, api.MemberOrders, Progress) error
 	// Start writes the configuration and starts the server on a directory that is
-	// not empty, in the role that its data has. It returns the process as soon as
-	// it runs, before it answers.
+	// not empty, in the role that its data has. A standby follows orders.Primary if
+	// the orders make it a standby and name one, else nobody: it receives nothing
+	// and waits, also if it is to be promoted. It returns the process as soon as it
+	// runs, before it answers.
 	Start(context.Context, api.MemberOrders) (*Process, error)
 	// Probe asks the running server how it is, about once a second. It must be
 	// cheap, and return within a second or two even if the server hangs.
 	Probe(context.Context, api.MemberOrders) Probe
-	// Adapt brings the running server in line with changed orders, without a
-	// restart: members that came or went, another primary to follow. It is called
-	// after a Probe that found the server up, when orders have changed and from
-	// time to time; it is tried again if it fails.
+	// Adapt brings the running server in line with changed orders for the role it
+	// has, without a restart: members that came or went, another primary to follow
+	// or none, other members to wait for. When it returns without error, nothing is
+	// received any more from a primary of older orders, and with orders.Primary ""
+	// nothing at all. It is called when orders have changed and from time to time;
+	// it is tried again if it fails.
 	Adapt(context.Context, api.MemberOrders) error
-	// Stop asks the running server to stop in order, and returns without waiting.
+	// Promote makes the running standby the primary, and returns when it takes
+	// writes and waits for orders.Sync before it acknowledges the first of them. The
+	// agent has compared the data with orders.Timeline and Position before. It may
+	// be called again after an error, also when the server is the primary already.
+	Promote(context.Context, api.MemberOrders) error
+	// Flush writes to the data directory what the running server holds in memory,
+	// while it goes on serving, so that the Stop that follows is short. Whether it
+	// fails or not, the server is stopped afterwards.
+	Flush(context.Context) error
+	// Stop asks the running server to stop in order, and returns without waiting. A
+	// primary that stops in order has sent all it wrote to the standbys that are
+	// connected.
 	Stop(context.Context) error
 }
 
 // Data is what a data directory holds.
 type Data struct {
 	Empty bool
+	// Stale: what is there must not be started, because a Rejoin began to change
+	// it, or because it can never follow; Rejoin makes it a standby's. Role means
+	// nothing.
+	Stale bool
 	// Role that the server would have on this data.
 	Role     api.Role
 	SystemID string
 	Timeline int
+	// Position that the data has reached at least, in the engine's log, bytes. Of a
+	// primary's data that was stopped in order: whoever reports it, or more, on the
+	// same timeline has all that is in it; else 0.
+	Position uint64
 }
 
 // Probe is what a server says of itself. Healthy: a primary takes connections
 // and may write; a standby follows its primary.
 type Probe struct {
 	// Up: the server answers. If it is not, all but Message means nothing.
-	Up         bool
-	Healthy    bool
-	Role       api.Role
-	Message    string // why it is not Up or not Healthy, in plain words
+	Up      bool
+	Healthy bool
+	Role    api.Role
+	Message string // why it is not Up or not Healthy, in plain words
+	// Timeline and Position are what the data has for certain, over a kill too.
 	Timeline   int
 	Position   uint64  // in the engine's log, bytes
 	LagBytes   int64   // behind the primary; -1: unknown
 	LagSeconds float64 // behind the primary; -1: unknown
 	Streaming  bool
-	Sync       bool
-	Version    string
+	Sync       bool // a standby: the primary counts on it before it acknowledges
+	// SyncNames are the members any one of which a primary waits for, as the
+	// server itself has it in force.
+	SyncNames []string
+	// Diverged: the standby can never follow orders.Primary, which answers and is a
+	// primary of the same system ID, as it is; only Rejoin helps.
+	Diverged bool
+	Version  string
 }
 
 // Progress tells people how far a long step has come.

@@ -153,6 +153,9 @@ func (p *Processes) kill(grace time.Duration, slow func(left int)) {
 	for _, process := range p.ours {
 		_ = process.Signal(ImmediateSignal)
 	}
+	if len(p.ours) == 0 {
+		grace = 0 // nobody is left who could end its children in order
+	}
 	p.mu.Unlock()
 	began := bootClock()
 	told, clean := began, 0

@@ -20,10 +20,18 @@ const reportInterval = 500 * time.Millisecond
 // reportTimeout lets several reports fail within one lease.
 const reportTimeout = time.Second
 
+// The plugin answers a question for news within about 10 s. An older one that
+// knows no such question is asked again after newsPause.
+const (
+	newsTimeout = 20 * time.Second
+	newsPause   = time.Second
+)
+
 // plugin is the volume plugin's end of the unix socket in the runtime volume.
 type plugin struct {
 	socket string
 	client http.Client
+	waiter http.Client // for news, so that a report never waits for that connection
 }
 
 func newPlugin(socket string) *plugin {
@@ -31,8 +39,75 @@ func newPlugin(socket string) *plugin {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}
 	// A plugin that restarts makes its socket anew at the same path.
-	transport := &http.Transport{DialContext: dial, MaxIdleConns: 1, DisableCompression: true}
-	return &plugin{socket: socket, client: http.Client{Transport: transport}}
+	client := func() http.Client {
+		return http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConns: 1, DisableCompression: true}}
+	}
+	return &plugin{socket: socket, client: client(), waiter: client()}
+}
+
+// news returns when the plugin has other news for this member than those that
+// are numbered known, or after about 10 s, with the number of its newest.
+func (p *plugin) news(ctx context.Context, known uint64) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, newsTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://plugin/v1/news?seq=%d", known), nil)
+	if err != nil {
+		return 0, err
+	}
+	response, err := p.waiter.Do(request)
+	if err != nil {
+		return 0, err
+	}
+	defer response.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(response.Body, api.MaxBody))
+	if err != nil {
+		return 0, err
+	}
+	if response.StatusCode != http.StatusOK {
+		return 0, errors.New(response.Status)
+	}
+	var answer struct {
+		Seq uint64 `json:"seq"`
+	}
+	err = json.Unmarshal(data, &answer)
+	return answer.Seq, err
+}
+
+// listen keeps a question for news open until ctx ends and has the reporter report,
+// and so fetch its orders, as soon as there are some. Without an answer the
+// ordinary reports do.
+func (a *agent) listen(ctx context.Context) {
+	var known uint64
+	for {
+		asked := a.lease.now()
+		seq, err := a.plugin.news(ctx, known)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil && seq != known:
+			known = seq
+			a.hurry()
+			continue
+		case err != nil:
+			a.log.Debug("the volume plugin does not tell its news; asking again", "error", err)
+		case a.lease.now()-asked > newsPause:
+			continue
+		}
+		timer := time.NewTimer(newsPause)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// hurry has the reporter report at once.
+func (a *agent) hurry() {
+	select {
+	case a.urgent <- struct{}{}:
+	default:
+	}
 }
 
 // report sends the status and returns the plugin's answer.

@@ -31,7 +31,7 @@ func (t *status) change(f func(*api.MemberStatus)) (changed bool) {
 // idle makes s the status of a member whose server does not run.
 func idle(s *api.MemberStatus, state api.MemberState, message string) {
 	s.State, s.Message = state, message
-	s.Healthy, s.Streaming, s.Sync, s.Role = false, false, false, ""
+	s.Healthy, s.Streaming, s.Sync, s.Role, s.SyncNames = false, false, false, "", ""
 	s.LagBytes, s.LagSeconds = -1, -1
 }
 
@@ -42,6 +42,7 @@ type heard struct {
 	reason    string            // of the last answer
 	err       error             // why there was none
 	misplaced error             // the data directory is not on the volume
+	changed   chan struct{}     // closed when orders are others; nil: nobody waits
 }
 
 func (h *heard) failed(err error) {
@@ -55,9 +56,23 @@ func (h *heard) answered(answer *api.AgentAnswer, misplaced error) {
 	defer h.mu.Unlock()
 	h.err, h.misplaced, h.reason = nil, misplaced, answer.Reason
 	// Orders of an older term are those of a leader that is no more.
-	if o := answer.Orders; o != nil && (h.orders == nil || o.Term >= h.orders.Term) {
+	if o := answer.Orders; o != nil && (h.orders == nil || o.Term >= h.orders.Term && !sameOrders(*o, *h.orders)) {
 		h.orders = o
+		if h.changed != nil {
+			close(h.changed)
+			h.changed = nil
+		}
 	}
+}
+
+// watch returns the orders and a channel that is closed when there are others.
+func (h *heard) watch() (*api.MemberOrders, <-chan struct{}) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.changed == nil {
+		h.changed = make(chan struct{})
+	}
+	return h.orders, h.changed
 }
 
 func (h *heard) last() (orders *api.MemberOrders, reason string, err, misplaced error) {

@@ -1,42 +1,64 @@
 package memberagent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/openmanage/openmanage/internal/api"
 )
 
 const (
-	// probeInterval is between two probes of a running server, eagerInterval of
-	// one that is not healthy yet, for which others wait; probeTimeout ends one
-	// that hangs.
+	// probeInterval is between two probes of a running server. After its start, a
+	// promotion or new orders others wait for what it says: eagerInterval for as
+	// long as eager, then busyInterval until steady. probeTimeout ends a probe that
+	// hangs.
 	probeInterval = time.Second
-	eagerInterval = 200 * time.Millisecond
+	eagerInterval = 50 * time.Millisecond
+	busyInterval  = 200 * time.Millisecond
+	eager         = 5 * time.Second
 	probeTimeout  = 3 * time.Second
 	// adaptInterval is after how long Adapt is called without a change of orders,
 	// to mend what somebody changed by hand.
 	adaptInterval = 30 * time.Second
+	// promoteTimeout is for one attempt; it is tried again as long as it is ordered.
+	promoteTimeout = 15 * time.Second
 	// A turn that fails is tried again after a pause that doubles from the first
-	// to the last. A server that has run for steady begins with the first again.
+	// to the last. A server that ends by itself is started again without one,
+	// unless that failed within steady before; after steady all begins anew.
 	firstPause = 500 * time.Millisecond
 	lastPause  = 15 * time.Second
 	steady     = 30 * time.Second
 )
 
+// errOtherOrders ends what was begun under orders that are no more.
+var errOtherOrders = errors.New("the orders have changed")
+
+// endedError: the server ended by itself.
+type endedError struct{ err error }
+
+func (e *endedError) Error() string {
+	if e.err == nil {
+		return "the server ended by itself, with status 0: somebody stopped it"
+	}
+	return fmt.Sprintf("the server ended by itself: %v; its own log says why", e.err)
+}
+
+func (e *endedError) Unwrap() error { return e.err }
+
 // supervise lives turn after turn until leaving ends. When it returns, no
 // process of the agent runs any more.
 func (a *agent) supervise(leaving context.Context) {
-	pause := firstPause
+	var pause, failed time.Duration // failed: when a turn failed last
 	for {
 		term, orders := a.await(leaving)
 		if leaving.Err() != nil {
 			return
 		}
-		began := a.lease.now()
 		err := a.turn(leaving, term, orders)
 		a.clear()
 		switch {
@@ -45,11 +67,8 @@ func (a *agent) supervise(leaving context.Context) {
 		case term.Err() != nil:
 			a.say(api.StateWaiting, context.Cause(term).Error())
 			continue // await holds until there is a new term
-		case err == nil:
+		case err == nil, errors.Is(err, errOtherOrders):
 			continue
-		}
-		if a.lease.now()-began > steady {
-			pause = firstPause
 		}
 		var other *busyError
 		if errors.As(err, &other) {
@@ -57,8 +76,20 @@ func (a *agent) supervise(leaving context.Context) {
 			a.pause(leaving, term, orders, firstPause)
 			continue
 		}
+		if now := a.lease.now(); failed == 0 || now-failed > steady {
+			pause = 0
+		}
+		failed = a.lease.now()
 		a.say(api.StateFailed, err.Error())
+		var ended *endedError
+		if pause == 0 && errors.As(err, &ended) {
+			pause = firstPause
+			continue
+		}
+		a.claim(orders.Term) // nothing runs
+		pause = max(pause, firstPause)
 		a.pause(leaving, term, orders, pause)
+		failed = a.lease.now()
 		pause = min(2*pause, lastPause)
 	}
 }
@@ -121,16 +152,36 @@ func (a *agent) pause(leaving, term context.Context, orders api.MemberOrders, d 
 	}
 }
 
-// turn does what the orders want, from an empty directory if need be, and tends
-// the server until it ends, the lease does, the role changes or the agent leaves.
-// An error is a failure to report and to try again after a pause; nil means to
-// begin the next turn at once.
-func (a *agent) turn(leaving, term context.Context, orders api.MemberOrders) error {
-	// All work before the server runs can be dropped when the agent leaves.
+// under returns a context for work that is done for these orders: it ends with
+// term, when the agent leaves, and when there are orders that make it pointless.
+func (a *agent) under(leaving, term context.Context, orders api.MemberOrders) (context.Context, context.CancelFunc) {
 	work, cancel := context.WithCancelCause(term)
-	defer cancel(nil)
-	defer context.AfterFunc(leaving, func() { cancel(errors.New("the member stops")) })()
+	leave := context.AfterFunc(leaving, func() { cancel(errors.New("the member stops")) })
+	go func() {
+		for {
+			now, changed := a.heard.watch()
+			if now.Role != "" && !sameTask(*now, orders) {
+				cancel(errOtherOrders)
+				return
+			}
+			select {
+			case <-work.Done():
+				return
+			case <-changed:
+			}
+		}
+	}()
+	return work, func() {
+		leave()
+		cancel(context.Canceled)
+	}
+}
 
+// turn does what the orders want, from an empty directory if need be, and tends
+// the server until it ends, the lease does, the orders want no server or the agent
+// leaves. An error is a failure to report and to try again after a pause; nil means
+// to begin the next turn at once.
+func (a *agent) turn(leaving, term context.Context, orders api.MemberOrders) error {
 	lock, err := lockVolume(a.config.Data, a.holder())
 	if err != nil {
 		return err
@@ -139,124 +190,266 @@ func (a *agent) turn(leaving, term context.Context, orders api.MemberOrders) err
 	a.processes.inherit(lock)
 	defer a.processes.inherit(nil)
 
-	data, err := a.server.Inspect(work)
-	if err != nil {
+	process, data, err := a.begin(leaving, term, orders)
+	if err != nil || process == nil {
 		return err
 	}
+	return a.tend(leaving, term, &tending{process: process, data: data, role: data.Role, orders: orders, stirred: a.lease.now()})
+}
+
+// begin does what has to be done before the server runs, and starts it. No
+// process: there is nothing to start for now.
+func (a *agent) begin(leaving, term context.Context, orders api.MemberOrders) (process *Process, data Data, err error) {
+	// All of this can be dropped when the agent leaves or other orders come.
+	work, cancel := a.under(leaving, term, orders)
+	defer cancel()
+	defer func() {
+		if err != nil && errors.Is(context.Cause(work), errOtherOrders) {
+			err = errOtherOrders
+		}
+	}()
+	if data, err = a.server.Inspect(work); err != nil {
+		return nil, data, err
+	}
 	a.found(data)
-	todo, why, err := decide(a.config.Member, a.config.Volume, orders, data)
+	if a.diverged != orders.Primary {
+		a.diverged = ""
+	}
+	todo, why, err := decide(a.config.Member, a.config.Volume, orders, data, a.diverged != "")
 	if err != nil {
-		return err
+		return nil, data, err
+	}
+	if todo != actionStart {
+		a.sayFor(todo, orders, why)
+		// No server runs, so nothing goes against these orders.
+		a.claim(orders.Term)
 	}
 	switch todo {
 	case actionWait:
-		a.say(api.StateWaiting, why)
 		a.pause(leaving, term, orders, lastPause)
-		return nil
+		return nil, data, nil
 	case actionBootstrap:
-		a.say(api.StateBootstrapping, "making the database")
-		err = a.server.Bootstrap(work, orders, a.progress(api.StateBootstrapping))
+		err = a.server.Bootstrap(work, orders, a.progress(api.StateBootstrapping, orders))
 	case actionJoin:
-		a.say(api.StateJoining, "joining "+orders.Primary)
-		err = a.server.Join(work, orders, a.progress(api.StateJoining))
+		err = a.server.Join(work, orders, a.progress(api.StateJoining, orders))
+	case actionRejoin:
+		if err = a.server.Rejoin(work, orders, a.progress(api.StateJoining, orders)); err == nil {
+			a.diverged = ""
+		}
 	}
 	if err != nil {
-		return err
+		return nil, data, err
 	}
 	if todo != actionStart {
 		// What was made is judged like what was found.
 		if data, err = a.server.Inspect(work); err != nil {
-			return err
+			return nil, data, err
 		}
-		if todo, why, err = decide(a.config.Member, a.config.Volume, orders, data); err != nil {
-			return err
+		if todo, why, err = decide(a.config.Member, a.config.Volume, orders, data, false); err != nil {
+			return nil, data, err
 		}
 		if todo != actionStart {
-			return fmt.Errorf("the data directory is still not ready to start from: %s", why)
+			return nil, data, fmt.Errorf("the data directory is still not ready to start from: %s", cmp.Or(why, "it holds no whole database"))
 		}
+		a.found(data)
 	}
 	a.say(api.StateStarting, "starting the server")
-	process, err := a.server.Start(work, orders)
-	if err != nil {
-		return err
+	process, err = a.server.Start(work, orders)
+	return process, data, err
+}
+
+func (a *agent) sayFor(todo action, orders api.MemberOrders, why string) {
+	switch todo {
+	case actionBootstrap:
+		a.say(api.StateBootstrapping, "making the database")
+	case actionJoin:
+		a.say(api.StateJoining, "joining "+orders.Primary)
+	case actionRejoin:
+		a.say(api.StateJoining, "making its data follow "+orders.Primary)
+	default:
+		a.say(api.StateWaiting, why)
 	}
-	a.found(data)
-	return a.tend(leaving, term, process, data.Role)
 }
 
 // found reports what is in the data directory.
 func (a *agent) found(data Data) {
 	a.status.change(func(s *api.MemberStatus) {
-		s.Initialized, s.SystemID, s.Timeline = !data.Empty, data.SystemID, data.Timeline
+		// A standby's data may have more than can be seen while no server runs.
+		if data.Role == api.RoleStandby && s.SystemID == data.SystemID && s.Timeline == data.Timeline {
+			data.Position = max(data.Position, s.Position)
+		}
+		s.Initialized, s.SystemID = !data.Empty, data.SystemID
+		s.Timeline, s.Position = data.Timeline, data.Position
 	})
 }
 
-func (a *agent) progress(state api.MemberState) Progress {
+func (a *agent) progress(state api.MemberState, orders api.MemberOrders) Progress {
 	return func(message string) {
-		a.status.change(func(s *api.MemberStatus) { idle(s, state, message) })
+		if a.status.change(func(s *api.MemberStatus) { idle(s, state, message) }) {
+			a.hurry()
+		}
+		// Newer orders that are no reason to begin anew are followed too.
+		if now, _, _, _ := a.heard.last(); sameTask(*now, orders) {
+			a.claim(now.Term)
+		}
 	}
 }
 
-// tend probes the running server and adapts it to its orders until it ends.
-func (a *agent) tend(leaving, term context.Context, process *Process, role api.Role) error {
-	next := time.NewTimer(eagerInterval)
+// tending is what the agent knows of a server that runs.
+type tending struct {
+	process   *Process
+	data      Data             // that it was started on
+	role      api.Role         // now
+	orders    api.MemberOrders // those in force: the last that say something for it
+	adapted   api.MemberOrders // those that Adapt succeeded for, at adaptedAt
+	adaptedAt time.Duration
+	stirred   time.Duration // when something was begun that others wait for
+}
+
+// tend probes the running server and keeps it in line with the orders, acting on
+// new ones at once, until it ends or has to.
+func (a *agent) tend(leaving, term context.Context, t *tending) error {
+	next := time.NewTimer(0)
 	defer next.Stop()
-	began := a.lease.now()
-	var adapted api.MemberOrders
-	var adaptedAt time.Duration
+	var seen api.MemberOrders
 	for {
 		select {
-		case <-process.Done():
-			if err := process.Err(); err != nil {
-				return fmt.Errorf("the server ended by itself: %w; its own log says why", err)
-			}
-			return errors.New("the server ended by itself, with status 0: somebody stopped it")
+		case <-t.process.Done():
+			return &endedError{t.process.Err()}
 		case <-term.Done():
-			<-process.Done() // the guard ends it
+			<-t.process.Done() // the guard ends it
 			return nil
 		case <-leaving.Done():
-			a.stop(term, process, "the member stops")
+			a.stop(term, t.process, api.MemberOrders{}, "the member stops")
 			return nil
 		case <-next.C:
 		case <-a.news:
-			orders, _, _, _ := a.heard.last()
-			if orders.Role != role && orders.Role != "" {
-				a.stop(term, process, fmt.Sprintf("the leader wants it to be %s now", orders.Role))
-				return nil
-			}
-			continue
-		}
-		orders, _, _, _ := a.heard.last()
-		probe := a.probe(term, *orders)
-		if probe.Healthy || a.lease.now()-began > steady {
-			next.Reset(probeInterval)
-		} else {
-			next.Reset(eagerInterval)
-		}
-		if probe.Up && probe.Role != role {
-			// Somebody promoted it by hand. There is no order for it.
-			a.stop(term, process, fmt.Sprintf("it runs as %s without an order", probe.Role))
-			return fmt.Errorf("the server became a %s without an order of the leader and was stopped", probe.Role)
-		}
-		if probe.Up && (!sameOrders(adapted, *orders) || a.lease.now()-adaptedAt > adaptInterval) {
-			within, cancel := context.WithTimeout(term, 2*probeTimeout)
-			err := a.server.Adapt(within, *orders)
-			cancel()
-			if err != nil {
-				a.log.Warn("could not adapt the server to its orders; trying again", "error", err)
+			if now, _, _, _ := a.heard.last(); sameOrders(seen, *now) {
 				continue
 			}
-			adapted, adaptedAt = *orders, a.lease.now()
 		}
+		now, _, _, _ := a.heard.last()
+		if !sameOrders(seen, *now) {
+			seen, t.stirred = *now, a.lease.now()
+		}
+		what := steer(a.config.Member, seen, t.role, t.data.SystemID)
+		if what != courseKeep {
+			t.orders = seen
+		}
+		if what == courseStop {
+			if a.handOver(leaving, term, t) {
+				return nil
+			}
+			next.Reset(0)
+			continue
+		}
+		work, cancel := a.under(leaving, term, seen)
+		done, err := a.round(work, term, t, what)
+		cancel()
+		if done || err != nil {
+			return err
+		}
+		s := a.status.get()
+		switch since := a.lease.now() - t.stirred; {
+		case since < eager && (!s.Healthy || s.Role != api.RolePrimary || s.Term != t.orders.Term):
+			next.Reset(eagerInterval)
+		case since < steady:
+			next.Reset(busyInterval)
+		default:
+			next.Reset(probeInterval)
+		}
+	}
+}
+
+// round probes the server once and does what orders and probe ask for. done: the
+// server was stopped, for the next turn to begin.
+func (a *agent) round(work, term context.Context, t *tending, what course) (done bool, err error) {
+	probe := a.probe(work, t.orders)
+	if work.Err() != nil || !probe.Up {
+		return false, nil
+	}
+	if what == coursePromote {
+		return false, a.promote(work, t, probe)
+	}
+	if probe.Role != t.role {
+		// Somebody promoted it by hand. There is no order for it.
+		a.stop(term, t.process, t.orders, fmt.Sprintf("it runs as %s without an order", probe.Role))
+		return true, fmt.Errorf("the server became a %s without an order of the leader and was stopped", probe.Role)
+	}
+	if what == courseKeep {
+		return false, nil
+	}
+	if probe.Diverged && t.role == api.RoleStandby && t.orders.Primary != "" {
+		a.diverged = t.orders.Primary
+		a.stop(term, t.process, t.orders, probe.Message)
+		return true, nil
+	}
+	return false, a.adapt(work, t)
+}
+
+// adapt calls Adapt if it is time, and says that the member is in line with the
+// orders when it has succeeded.
+func (a *agent) adapt(work context.Context, t *tending) error {
+	if sameOrders(t.adapted, t.orders) && a.lease.now()-t.adaptedAt < adaptInterval {
+		return nil
+	}
+	within, cancel := context.WithTimeout(work, 2*probeTimeout)
+	defer cancel()
+	orders := t.orders
+	if err := a.server.Adapt(within, orders); err != nil {
+		if work.Err() == nil {
+			a.log.Warn("could not adapt the server to its orders; trying again", "error", err)
+		}
+		return nil
+	}
+	changed := !sameOrders(t.adapted, orders)
+	t.adapted, t.adaptedAt = orders, a.lease.now()
+	if changed {
+		a.probe(work, orders) // what is in force now
+	}
+	a.claim(orders.Term)
+	return nil
+}
+
+// promote makes the standby the primary, if its data is what the leader chose.
+func (a *agent) promote(work context.Context, t *tending, probe Probe) error {
+	if probe.Role == api.RoleStandby {
+		if why := reached(t.orders, probe.Timeline, probe.Position); why != "" {
+			a.unhealthy(why)
+			return nil
+		}
+		a.unhealthy("becoming the primary")
+	}
+	began := a.lease.now()
+	within, cancel := context.WithTimeout(work, promoteTimeout)
+	defer cancel()
+	if err := a.server.Promote(within, t.orders); err != nil {
+		if work.Err() == nil {
+			a.log.Error("could not promote the standby; trying again", "error", err)
+			a.unhealthy("becoming the primary: " + err.Error())
+		}
+		return nil
+	}
+	a.log.Info("promoted the standby", "took", a.lease.now()-began, "position", probe.Position)
+	t.role, t.stirred = api.RolePrimary, a.lease.now()
+	a.probe(work, t.orders)
+	return a.adapt(work, t)
+}
+
+// unhealthy says why a server that runs is not what was ordered.
+func (a *agent) unhealthy(message string) {
+	if a.status.change(func(s *api.MemberStatus) { s.Healthy, s.Message = false, message }) {
+		a.log.Info(message)
+		a.hurry()
 	}
 }
 
 // probe asks the server how it is and reports it.
-func (a *agent) probe(term context.Context, orders api.MemberOrders) Probe {
-	within, cancel := context.WithTimeout(term, probeTimeout)
+func (a *agent) probe(work context.Context, orders api.MemberOrders) Probe {
+	within, cancel := context.WithTimeout(work, probeTimeout)
 	defer cancel()
 	p := a.server.Probe(within, orders)
-	if term.Err() != nil {
+	if work.Err() != nil {
 		return Probe{}
 	}
 	before := a.status.get()
@@ -267,40 +460,97 @@ func (a *agent) probe(term context.Context, orders api.MemberOrders) Probe {
 			return
 		}
 		s.State, s.Healthy, s.Message, s.Role = api.StateRunning, p.Healthy, p.Message, p.Role
-		if !p.Healthy && p.Role == api.RoleStandby && before.State != api.StateRunning {
+		if p.Role == api.RoleStandby && orders.Role == api.RolePrimary {
+			s.Healthy, s.Message = false, before.Message // promote says
+		} else if !p.Healthy && p.Role == api.RoleStandby && orders.Primary != "" && before.State != api.StateRunning {
 			s.State = api.StateJoining
 		}
 		s.Timeline, s.Position = p.Timeline, p.Position
 		s.LagBytes, s.LagSeconds = p.LagBytes, p.LagSeconds
 		s.Streaming, s.Sync, s.Version = p.Streaming, p.Sync, p.Version
+		s.SyncNames = strings.Join(p.SyncNames, ",")
 	})
 	after := a.status.get()
-	if before.State != after.State || before.Healthy != after.Healthy || before.Message != after.Message {
+	if before.State != after.State || before.Healthy != after.Healthy || before.Message != after.Message ||
+		before.Role != after.Role || before.SyncNames != after.SyncNames || before.Streaming != after.Streaming {
 		a.log.Info("server probed", "state", after.State, "role", after.Role, "healthy", after.Healthy, "message", after.Message)
-		select {
-		case a.urgent <- struct{}{}:
-		default:
-		}
+		a.hurry()
 	}
 	return p
 }
 
-// stop stops the server in order, within the grace, else at once. The guard goes
-// on: if the lease ends meanwhile, so does the server.
-func (a *agent) stop(term context.Context, process *Process, why string) {
+// handOver ends a server whose role is to be another: at once if so ordered, else
+// in order, and a primary after a flush while it still serves. It returns false if
+// the orders changed meanwhile and the server runs on.
+func (a *agent) handOver(leaving, term context.Context, t *tending) bool {
+	why := fmt.Sprintf("the leader wants it to be %s now", t.orders.Role)
+	if t.role == api.RolePrimary && t.orders.Role == api.RoleStandby {
+		why = "handing over"
+		if !t.orders.Immediate {
+			if errors.Is(a.flush(leaving, term, t.orders), errOtherOrders) {
+				return false
+			}
+		}
+	}
+	a.stop(term, t.process, t.orders, why)
+	return true
+}
+
+// flush has the server write what is in memory, for as long as the orders are these.
+func (a *agent) flush(leaving, term context.Context, orders api.MemberOrders) error {
+	work, cancel := a.under(leaving, term, orders)
+	defer cancel()
+	within, end := context.WithTimeout(work, a.stopGrace())
+	defer end()
+	began := a.lease.now()
+	a.status.change(func(s *api.MemberStatus) { s.Message = "handing over: writing what is in memory; it still serves" })
+	err := a.server.Flush(within)
+	if err != nil && work.Err() == nil {
+		a.log.Warn("could not write what is in memory before the stop", "error", err)
+	}
+	a.log.Info("wrote what was in memory before the hand-over", "took", a.lease.now()-began)
+	return context.Cause(work)
+}
+
+// stop stops the server in order, within the grace, else at once, as it does if the
+// orders say so, now or while it stops. The guard goes on: if the lease ends
+// meanwhile, so does the server.
+func (a *agent) stop(term context.Context, process *Process, orders api.MemberOrders, why string) {
 	a.say(api.StateStopping, "stopping the server: "+why)
-	grace, cancel := context.WithTimeout(term, a.config.StopGrace)
+	began := a.lease.now()
+	immediate := orders.Immediate && orders.Role == api.RoleStandby
+	if immediate {
+		a.clear()
+		a.log.Info("ended the server at once", "took", a.lease.now()-began)
+		return
+	}
+	allowed := a.stopGrace()
+	grace, cancel := context.WithTimeout(term, allowed)
 	defer cancel()
 	if err := a.server.Stop(grace); err != nil {
 		a.log.Error("the server cannot be asked to stop in order", "error", err)
 		return // clear or the guard ends it
 	}
-	select {
-	case <-process.Done():
-		a.log.Info("the server has stopped", "error", process.Err())
-	case <-grace.Done():
-		a.log.Warn("the server did not stop in order within its grace; ending it at once", "grace", a.config.StopGrace)
+	for {
+		select {
+		case <-process.Done():
+			a.log.Info("the server has stopped", "error", process.Err(), "took", a.lease.now()-began)
+			return
+		case <-grace.Done():
+			a.log.Warn("the server did not stop in order within its grace; ending it at once", "grace", allowed)
+			return
+		case <-a.news:
+			if now, _, _, _ := a.heard.last(); now != nil && now.Role == api.RoleStandby && now.Immediate {
+				a.log.Warn("the leader wants the server to end at once")
+				return
+			}
+		}
 	}
 }
 
 func sameOrders(a, b api.MemberOrders) bool { return reflect.DeepEqual(a, b) }
+
+// sameTask: what was begun under one of these orders goes on under the other.
+func sameTask(a, b api.MemberOrders) bool {
+	return a.Role == b.Role && a.Primary == b.Primary && a.Immediate == b.Immediate
+}

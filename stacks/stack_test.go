@@ -106,7 +106,7 @@ func TestGenerateRefuses(t *testing.T) {
 		{doc: "integer", o: Options{Name: "pg", Parameters: map[string]string{"max_connections": "lots"}}, want: "expected a whole number"},
 		{doc: "integer range", o: Options{Name: "pg", Parameters: map[string]string{"max_connections": "1"}}, want: "expected 10 or more"},
 		{doc: "size", o: Options{Name: "pg", Parameters: map[string]string{"work_mem": "4 megs"}}, want: "kB, MB, GB or TB"},
-		{doc: "choice", o: Options{Name: "pg", Parameters: map[string]string{"sync_mode": "maybe"}}, want: "one of quorum, off"},
+		{doc: "choice", o: Options{Name: "pg", Parameters: map[string]string{"sync_mode": "maybe"}}, want: "one of quorum, strict, off"},
 		{doc: "Swarm template", o: Options{Name: "pg", Parameters: map[string]string{"timezone": "{{.Node.ID}}"}}, want: "without {{"},
 	} {
 		t.Run(tc.doc, func(t *testing.T) {

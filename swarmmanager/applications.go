@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strconv"
 	"sync"
@@ -51,17 +52,43 @@ type observed struct {
 	records  map[string]store.Record[store.Application]
 	statuses map[string]liveStatus // by volume
 	reports  map[string]api.Report // by node
-	now      time.Time
+	now      time.Time             // to the second, for records
+	precise  time.Time
+	again    bool // something is under way: observe again soon
+	// silence is for how long a node has not been renewed by this leader; false:
+	// never.
+	silence func(node string) (time.Duration, bool)
+	// bar asks the other managers to promise a silent node nothing more; an error:
+	// it may still run on what they have promised before.
+	bar func(node string) error
+	// revoke has the owner of a volume's epoch let go of it.
+	revoke func(volume string, epoch uint64)
 	// steady: every living node has had the time to report to this leader, so
 	// that a missing word means something.
 	steady bool
 }
 
-// reconcile observes, and writes what has changed.
-func (a *applications) reconcile(ctx context.Context) error {
+// lookAgain has the next observation come soon.
+func (o *observed) lookAgain() { o.again = true }
+
+// gone tells whether the leases of a node that this leader renewed have run out
+// by the node's own clock, which ends before ours.
+func (o *observed) gone(node string) bool {
+	d, ok := o.silence(node)
+	return !ok || d > api.LeaseDuration
+}
+
+// expired tells whether the node has also had the time to end what ran on them.
+func (o *observed) expired(node string) bool {
+	d, ok := o.silence(node)
+	return !ok || d > api.LeaseDuration+api.LeaseMargin
+}
+
+// reconcile observes, writes what has changed, and returns what is there now.
+func (a *applications) reconcile(ctx context.Context) (*observed, error) {
 	o, err := a.observe(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var errs []error
 	names := map[string]bool{}
@@ -77,13 +104,22 @@ func (a *applications) reconcile(ctx context.Context) error {
 		}
 	}
 	errs = append(errs, a.m.volumes.freeAbandoned(ctx, o), a.reconcileNodes(ctx, o), a.reconcilePins(ctx, o))
-	return errors.Join(errs...)
+	return o, errors.Join(errs...)
 }
 
 func (a *applications) observe(ctx context.Context) (*observed, error) {
 	o := &observed{
 		services: map[string][]dockerswarm.Service{}, records: map[string]store.Record[store.Application]{},
-		reports: map[string]api.Report{}, now: time.Now().UTC().Truncate(time.Second), steady: a.m.leadership.steady(),
+		reports: map[string]api.Report{}, precise: time.Now().UTC(), steady: a.m.leadership.steady(),
+		silence: a.m.leases.silence, revoke: a.m.volumes.revoke,
+	}
+	o.now = o.precise.Truncate(time.Second)
+	barred := map[string]error{}
+	o.bar = func(node string) error {
+		if _, asked := barred[node]; !asked {
+			barred[node] = a.m.barNode(ctx, node)
+		}
+		return barred[node]
 	}
 	services, err := a.m.cluster.Services(ctx)
 	if err != nil {
@@ -123,9 +159,6 @@ func (a *applications) reconcileOne(ctx context.Context, o *observed, name strin
 	record, exists := o.records[name]
 	old := record.Value
 	next, events := planApplication(o, name, old, exists)
-	a.mu.Lock()
-	a.cache[name] = next
-	a.mu.Unlock()
 	if err := a.retainVolumes(ctx, o, next); err != nil {
 		return err
 	}
@@ -144,17 +177,43 @@ func (a *applications) reconcileOne(ctx context.Context, o *observed, name strin
 			return err
 		}
 		failpoint.Hit("create:application-recorded")
+		a.know(next)
 	case next.Removed != nil && !a.hasVolumes(o, name):
 		return a.forgetApplication(ctx, record)
 	case sameApplication(old, next):
+		a.know(old)
 	case onlyMessages(old, next) && time.Since(record.Updated) < messagesEvery:
+		a.know(old)
 	default:
 		if _, err := store.Update(ctx, a.m.store, store.KindApplication, record, next); err != nil {
 			return err
 		}
 		failpoint.Hit("create:application-updated")
+		if old.Term != next.Term {
+			failpoint.Hit("primary:recorded")
+		}
+		a.know(next)
 	}
 	return nil
+}
+
+// know notes what is recorded of an application: orders follow from that alone. A
+// step that is planned and not recorded may never have been taken.
+func (a *applications) know(app store.Application) {
+	a.mu.Lock()
+	old, known := a.cache[app.Name]
+	a.cache[app.Name] = app
+	a.mu.Unlock()
+	if !known || old.Term != app.Term || !slices.Equal(old.Sync, app.Sync) {
+		a.m.nudge(app)
+	}
+}
+
+// forget drops what was known in a former leadership.
+func (a *applications) forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	clear(a.cache)
 }
 
 // planApplication works out the record of an application, and what has happened
@@ -192,7 +251,8 @@ func planApplication(o *observed, name string, old store.Application, exists boo
 	if next.Primary == "" {
 		next.Primary, next.Term = first.Spec.Labels[api.LabelMember], 1
 	}
-	next.SyncMode = syncMode(&next, first, len(services))
+	next.SyncMode = syncMode(&next, first)
+	next.NoFailover = first.Spec.Labels[api.LabelFailover] == "false"
 	before := map[string]store.Member{}
 	for _, m := range old.Members {
 		before[m.Name] = m
@@ -210,6 +270,8 @@ func planApplication(o *observed, name string, old store.Application, exists boo
 			event(is.Name, "state", "database initialized, system identifier %s", st.SystemID)
 		}
 	}
+	planPrimary(o, old, &next, event)
+	planLeaving(o, &next, event)
 	return next, events
 }
 
@@ -239,6 +301,9 @@ func image(s dockerswarm.Service) string {
 	return s.Spec.TaskTemplate.ContainerSpec.Image
 }
 
+func memberName(s dockerswarm.Service) string { return s.Spec.Labels[api.LabelMember] }
+func volumeName(s dockerswarm.Service) string { return s.Spec.Labels[api.LabelVolume] }
+
 func slot(s dockerswarm.Service) int {
 	n, _ := strconv.Atoi(s.Spec.Labels[api.LabelSlot])
 	return n
@@ -246,18 +311,15 @@ func slot(s dockerswarm.Service) int {
 
 // syncMode reads the policy label; a value it does not know is reported and the
 // safe default taken.
-func syncMode(app *store.Application, s dockerswarm.Service, members int) string {
+func syncMode(app *store.Application, s dockerswarm.Service) string {
 	switch mode := s.Spec.Labels[api.LabelSyncMode]; mode {
-	case "quorum", "off":
+	case "quorum", "strict", "off":
 		return mode
 	case "":
 	default:
-		app.Problems = append(app.Problems, fmt.Sprintf("label %s=%q on service %s is not known; choose quorum or off", api.LabelSyncMode, mode, s.Spec.Name))
+		app.Problems = append(app.Problems, fmt.Sprintf("label %s=%q on service %s is not known; choose quorum, strict or off", api.LabelSyncMode, mode, s.Spec.Name))
 	}
-	if members >= 3 {
-		return "quorum"
-	}
-	return "off"
+	return "quorum"
 }
 
 // observeMember works out the state of one member.
@@ -281,6 +343,7 @@ func observeMember(o *observed, s dockerswarm.Service, was store.Member) store.M
 	case hasStatus:
 		is.Node, is.Hostname = status.node, o.nodes[status.node].Description.Hostname
 		is.Role, is.State, is.Healthy, is.Message = status.Role, status.State, status.Healthy, status.Message
+		is.Leaving, is.Left = status.Leaving, status.Leaving && was.Left
 	case !o.steady && was.Name != "":
 		return was // this leader has not heard everybody yet
 	default:
@@ -338,25 +401,7 @@ func onlyMessages(old, next store.Application) bool {
 }
 
 // sameApplication tells whether a record need not be written.
-func sameApplication(old, next store.Application) bool {
-	if !slices.Equal(old.Problems, next.Problems) || len(old.Members) != len(next.Members) {
-		return false
-	}
-	for i := range old.Members {
-		if old.Members[i] != next.Members[i] {
-			return false
-		}
-	}
-	strip := func(a store.Application) string {
-		a.Members, a.Problems = nil, nil
-		removed := ""
-		if a.Removed != nil {
-			removed, a.Removed = a.Removed.String(), nil
-		}
-		return fmt.Sprintf("%+v %s", a, removed)
-	}
-	return strip(old) == strip(next)
-}
+func sameApplication(old, next store.Application) bool { return reflect.DeepEqual(old, next) }
 
 // hasVolumes tells whether any volume of the application is left.
 func (a *applications) hasVolumes(o *observed, name string) bool {
@@ -406,10 +451,24 @@ func (a *applications) orders(s api.MemberStatus) api.MemberOrders {
 		o.Reason = s.Member + " is not a member of application " + app.Name
 		return o
 	}
-	o.Term, o.Primary, o.Initialized, o.SystemID, o.SyncMode = app.Term, app.Primary, app.Initialized, app.SystemID, app.SyncMode
+	o.Term, o.Primary, o.Initialized, o.SystemID = app.Term, app.Primary, app.Initialized, app.SystemID
 	o.Role = api.RoleStandby
-	if s.Member == app.Primary {
-		o.Role = api.RolePrimary
+	if m, ok := memberOf(&app, s.Member); ok {
+		o.Leave = m.Left
+	}
+	switch h := app.Handover; {
+	case h != nil && s.Member == h.From:
+		o.Primary, o.Immediate, o.Reason = "", !h.Orderly, "the primary is being changed"
+	case h != nil && !h.Orderly:
+		o.Primary, o.Reason = "", "the primary is being changed"
+	case h != nil:
+	case s.Member == app.Primary:
+		o.Role, o.Sync = api.RolePrimary, app.Sync
+		if app.Promotion != nil {
+			o.Timeline, o.Position = app.Promotion.Timeline, app.Promotion.Position
+		}
+	default:
+		o.Sync = app.Sync
 	}
 	return o
 }

@@ -195,5 +195,6 @@ func (m *Manager) takeOver(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	m.leases.forget()
+	m.apps.forget()
 	return m.volumes.takeOver(ctx)
 }

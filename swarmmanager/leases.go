@@ -16,6 +16,7 @@ type leases struct {
 
 	mu      sync.Mutex
 	nodes   map[string]heard
+	silent  map[string]int // by node: how many of silenceMarks it has passed
 	helpers map[string]api.HelperReport
 }
 
@@ -33,7 +34,30 @@ func newLeases(now clock) *leases {
 func (l *leases) forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.nodes, l.helpers = map[string]heard{}, map[string]api.HelperReport{}
+	l.nodes, l.helpers, l.silent = map[string]heard{}, map[string]api.HelperReport{}, map[string]int{}
+}
+
+// silenceMarks are the lengths of a silence from which on decisions are others:
+// the lease is over, and what ran under it is.
+var silenceMarks = []time.Duration{api.LeaseDuration, api.LeaseDuration + api.LeaseMargin}
+
+// newlySilent tells whether any node has passed one of silenceMarks since it was
+// asked last.
+func (l *leases) newlySilent() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	news := false
+	for node, h := range l.nodes {
+		passed := 0
+		for _, mark := range silenceMarks {
+			if l.now()-h.at > mark {
+				passed++
+			}
+		}
+		news = news || passed > l.silent[node]
+		l.silent[node] = passed
+	}
+	return news
 }
 
 // hear notes a report. Its time is that of the answer's making, which is not
@@ -44,8 +68,12 @@ func (l *leases) hear(node string, r api.Report) (news bool) {
 	defer l.mu.Unlock()
 	old := l.nodes[node].report
 	l.nodes[node] = heard{at: l.now(), report: r}
+	if !slices.Equal(old.Snapshots, r.Snapshots) || !slices.Equal(old.Volumes, r.Volumes) {
+		return true
+	}
 	return !slices.EqualFunc(old.Members, r.Members, func(a, b api.MemberStatus) bool {
-		return a.Member == b.Member && a.State == b.State && a.Role == b.Role && a.Healthy == b.Healthy && a.Initialized == b.Initialized
+		return a.Member == b.Member && a.State == b.State && a.Role == b.Role && a.Healthy == b.Healthy && a.Initialized == b.Initialized &&
+			a.Term == b.Term && a.Leaving == b.Leaving && a.Streaming == b.Streaming && a.SyncNames == b.SyncNames
 	})
 }
 

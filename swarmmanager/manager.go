@@ -57,6 +57,7 @@ type Manager struct {
 	apps       *applications
 	nodes      *nodeView
 	peers      *peers
+	snapshots  snapshots
 }
 
 // Run serves until ctx ends.

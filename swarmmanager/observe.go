@@ -14,31 +14,53 @@ import (
 	"github.com/openmanage/openmanage/internal/store"
 )
 
-// resync is how often a leader looks at everything, whatever it was told.
-const resync = 5 * time.Second
+const (
+	// resync is how often a leader looks at everything, whatever it was told, and
+	// resyncSoon while something is under way.
+	resync     = 5 * time.Second
+	resyncSoon = 200 * time.Millisecond
+	// gather is for how long news are gathered before they are looked at.
+	gather = 50 * time.Millisecond
+	// silenceTick is how often it looks for nodes that have fallen silent.
+	silenceTick = 250 * time.Millisecond
+)
 
 // watch observes and acts while this manager leads: at once when Docker or a
 // member says that something changed, and every resync anyway.
 func (m *Manager) watch(ctx context.Context) {
 	go m.followEvents(ctx)
-	tick := time.NewTicker(resync)
-	defer tick.Stop()
+	next := time.NewTimer(resync)
+	defer next.Stop()
+	silence := time.NewTicker(silenceTick)
+	defer silence.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-silence.C:
+			if !m.leases.newlySilent() {
+				continue
+			}
+		case <-next.C:
 		case <-m.apps.triggered:
 			// Gather what comes together, such as the services of one stack.
-			if !pause(ctx, 100*time.Millisecond) {
+			if !pause(ctx, gather) {
 				return
 			}
 		}
+		next.Reset(resync)
 		if !m.leadership.acting() {
 			continue
 		}
 		call, cancel := context.WithTimeout(ctx, 30*time.Second)
-		if err := errors.Join(m.apps.reconcile(call), m.operate(call)); err != nil && ctx.Err() == nil {
+		o, err := m.apps.reconcile(call)
+		if o != nil {
+			err = errors.Join(err, m.operate(call, o))
+			if o.again {
+				next.Reset(resyncSoon)
+			}
+		}
+		if err != nil && ctx.Err() == nil {
 			m.log.Warn("observation incomplete; it is repeated", "error", err)
 		}
 		cancel()

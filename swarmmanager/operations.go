@@ -1,13 +1,13 @@
 package swarmmanager
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
-	"github.com/openmanage/openmanage/internal/api"
 	"github.com/openmanage/openmanage/internal/failpoint"
 	"github.com/openmanage/openmanage/internal/store"
 )
@@ -15,90 +15,169 @@ import (
 // operationKept is for how long the record of a finished operation is kept.
 const operationKept = 24 * time.Hour
 
-// operate executes what users have asked for.
-func (m *Manager) operate(ctx context.Context) error {
+// executor takes the next step of an operation that is under way, if the state that
+// was observed allows it. It is called again and again until the operation has
+// ended, by whichever manager leads: every step can be repeated, and what has been
+// done shows in the records and in Swarm, not in memory.
+type executor func(ctx context.Context, o *observed, op store.Record[store.Operation]) error
+
+func (m *Manager) executors() map[string]executor {
+	return map[string]executor{
+		store.OperationPurge: func(ctx context.Context, _ *observed, op store.Record[store.Operation]) error {
+			return m.purge(ctx, op)
+		},
+		store.OperationSwitchover: m.switchover,
+		store.OperationPromote:    m.promote,
+		store.OperationRestart:    m.roll,
+		store.OperationUpgrade:    m.roll,
+		store.OperationStop:       m.stop,
+		store.OperationStart:      m.start,
+		store.OperationExpand:     m.expand,
+		store.OperationScale:      m.scaleMembers,
+	}
+}
+
+// operate executes what users have asked for: one operation of an application at a
+// time, in the order in which they were asked for.
+func (m *Manager) operate(ctx context.Context, o *observed) error {
 	records, err := store.List[store.Operation](ctx, m.store, store.KindOperation)
 	if err != nil {
 		return err
 	}
+	slices.SortStableFunc(records, func(a, b store.Record[store.Operation]) int { return a.Created.Compare(b.Created) })
+	executors := m.executors()
+	busy := map[string]string{}
 	var errs []error
 	for _, r := range records {
 		op := r.Value
+		execute, ours := executors[op.Kind]
 		switch {
 		case op.Ended != nil:
 			if time.Since(*op.Ended) > operationKept {
 				errs = append(errs, store.Delete(ctx, m.store, store.KindOperation, r))
 			}
-		case op.Kind == store.OperationPurge:
-			errs = append(errs, m.purge(ctx, r))
+		case !ours: // a claim of the CLI
+		case op.Cancel && op.State == store.OperationRequested:
+			errs = append(errs, m.end(ctx, r, store.OperationCancelled, ""))
+		case busy[op.Target] != "":
+			errs = append(errs, m.waits(ctx, r, "waits for "+busy[op.Target]))
+		default:
+			busy[op.Target] = r.Name + " (" + op.Kind + ")"
+			o.lookAgain()
+			errs = append(errs, execute(ctx, o, r))
 		}
 	}
 	return errors.Join(errs...)
 }
 
+// end writes how an operation ended.
 func (m *Manager) end(ctx context.Context, r store.Record[store.Operation], state store.OperationState, problem string) error {
+	failpoint.Hit("operation:ending")
 	op := r.Value
-	now := time.Now().UTC()
+	now := time.Now().UTC().Truncate(time.Second)
 	op.State, op.Error, op.Ended, op.Step = state, problem, &now, ""
 	_, err := store.Update(ctx, m.store, store.KindOperation, r, op)
+	m.log.Info("operation ended", "operation", r.Name, "kind", op.Kind, "target", op.Target, "state", state, "error", problem)
 	return err
 }
 
-func (m *Manager) step(ctx context.Context, r store.Record[store.Operation], step string) error {
-	if r.Value.Step == step && r.Value.State == store.OperationRunning {
+func (m *Manager) fail(ctx context.Context, r store.Record[store.Operation], format string, args ...any) error {
+	return m.end(ctx, r, store.OperationFailed, fmt.Sprintf(format, args...))
+}
+
+// step notes what an operation does now. change edits what else its record keeps.
+func (m *Manager) step(ctx context.Context, r store.Record[store.Operation], step string, change ...func(*store.Operation)) (store.Record[store.Operation], error) {
+	if r.Value.Step == step && r.Value.State == store.OperationRunning && len(change) == 0 {
+		return r, nil
+	}
+	op := r.Value
+	op.State = store.OperationRunning
+	if op.Step != step {
+		op.Step = step
+		op.Steps = append(slices.Clone(op.Steps), store.OperationStep{Time: time.Now().UTC().Truncate(time.Second), Text: step})
+	}
+	for _, edit := range change {
+		edit(&op)
+	}
+	next, err := store.Update(ctx, m.store, store.KindOperation, r, op)
+	if err == nil {
+		m.log.Info("operation", "operation", r.Name, "kind", op.Kind, "target", op.Target, "step", step)
+		failpoint.Hit("operation:" + op.Kind)
+	}
+	return next, err
+}
+
+// waits notes why an operation has not begun.
+func (m *Manager) waits(ctx context.Context, r store.Record[store.Operation], why string) error {
+	if r.Value.Step == why {
 		return nil
 	}
 	op := r.Value
-	op.State, op.Step = store.OperationRunning, step
+	op.Step = why
 	_, err := store.Update(ctx, m.store, store.KindOperation, r, op)
 	return err
 }
 
-// purge deletes a volume and its data. Every step can be repeated by a leader
-// that takes over: mark the record, have a node delete the device, delete the record.
-func (m *Manager) purge(ctx context.Context, op store.Record[store.Operation]) error {
-	name := op.Value.Target
-	defer m.volumes.lock(name)()
-	r, err := m.volumes.get(ctx, name)
-	var refused *api.Error
-	if errors.As(err, &refused) && refused.Code == api.ErrNotFound {
-		if op.Value.State == store.OperationRunning {
-			return m.end(ctx, op, store.OperationDone, "")
-		}
-		return m.end(ctx, op, store.OperationFailed, refused.Message)
+// target returns the application that an operation is for, as it is recorded; a
+// string that is not empty says why nothing can be done with it.
+func target(o *observed, op store.Operation) (app store.Application, problem string) {
+	r, ok := o.records[op.Target]
+	switch {
+	case !ok:
+		return app, "there is no application " + op.Target
+	case r.Value.Removed != nil:
+		return app, op.Target + " was removed"
+	case !r.Value.Initialized:
+		return app, op.Target + " has no database yet"
 	}
-	if err != nil {
-		return err
-	}
-	v := r.Value
-	if !v.Purging {
-		uses, err := m.cluster.Uses(ctx, api.PluginName)
-		if err != nil {
-			return err
+	return r.Value, ""
+}
+
+// unhealthy names the members of app that are not healthy.
+func unhealthy(app store.Application) []string {
+	var names []string
+	for _, m := range app.Members {
+		if !m.Healthy {
+			names = append(names, m.Name)
 		}
+	}
+	return names
+}
+
+// successor chooses who is to be the primary after an orderly change: the standby
+// asked for, or the one with the least lag of those that commits wait for.
+func successor(o *observed, app store.Application, asked string, except ...string) (name, problem string) {
+	var best store.Member
+	var position uint64
+	for _, m := range app.Members {
+		if m.Name == app.Primary || asked != "" && m.Name != asked || slices.Contains(except, m.Name) {
+			continue
+		}
+		s, heard := o.word(m)
+		why := ""
 		switch {
-		case v.Owner != nil:
-			return m.end(ctx, op, store.OperationFailed, fmt.Sprintf("volume %s is in use on node %s; remove its application or container first", name, v.Owner.Hostname))
-		case len(uses[name]) > 0:
-			return m.end(ctx, op, store.OperationFailed, fmt.Sprintf("volume %s is wanted by task %s; remove its service first", name, uses[name][0].Task))
+		case !heard || !s.Healthy || !s.Streaming:
+			why = "it does not follow the primary: " + cmp.Or(m.Message, string(m.State))
+		case syncOn(&app) && !slices.Contains(app.Sync, m.Name):
+			why = "commits do not wait for it yet"
 		}
-		if err := m.step(ctx, op, "deleting the data"); err != nil {
-			return err
+		if why != "" {
+			if asked != "" {
+				return "", fmt.Sprintf("%s cannot become the primary: %s", asked, why)
+			}
+			continue
 		}
-		failpoint.Hit("purge:running")
-		if r, err = m.volumes.change(ctx, r, func(n *api.Volume) { n.Purging = true }); err != nil {
-			return err
+		if best.Name == "" || s.Position > position {
+			best, position = m, s.Position
 		}
-		m.log.Info("purging", "volume", name, "asked_by", op.Value.By)
-		failpoint.Hit("purge:marked")
 	}
-	if v.Phase == api.PhaseDeclared { // the backend has nothing
-		return m.volumes.remove(ctx, r)
+	if best.Name == "" && asked != "" {
+		return "", fmt.Sprintf("%s has no standby %s", app.Name, asked)
 	}
-	if len(m.purgers(v)) == 0 {
-		return m.step(ctx, m.reread(ctx, op), "waiting for a node that has the folder of the volume")
+	if best.Name == "" {
+		return "", "no standby of " + app.Name + " is ready to become the primary; see `docker openmanage ps " + app.Name + "`"
 	}
-	return nil
+	return best.Name, ""
 }
 
 func (m *Manager) reread(ctx context.Context, op store.Record[store.Operation]) store.Record[store.Operation] {
@@ -106,52 +185,4 @@ func (m *Manager) reread(ctx context.Context, op store.Record[store.Operation]) 
 		return r
 	}
 	return op
-}
-
-// purgers are the living nodes that can delete the device of v.
-func (m *Manager) purgers(v api.Volume) []string {
-	var nodes []string
-	m.leases.each(func(node string, r api.Report) {
-		if r.Storage.Location == v.Location {
-			nodes = append(nodes, node)
-		}
-	})
-	slices.Sort(nodes)
-	return nodes
-}
-
-// purgeOrders tells the caller's node which devices to delete.
-func (m *Manager) purgeOrders(ctx context.Context, r api.Report) ([]api.PurgeOrder, error) {
-	all, err := m.volumes.all(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var orders []api.PurgeOrder
-	for _, rec := range all {
-		if v := rec.Value; v.Purging && v.Phase != api.PhaseDeclared && v.Location == r.Storage.Location {
-			orders = append(orders, api.PurgeOrder{Name: v.Name, Device: v.Device, Location: v.Location})
-		}
-	}
-	return orders, nil
-}
-
-// purged removes the records of volumes whose devices the caller has deleted.
-func (m *Manager) purged(ctx context.Context, report api.Report) {
-	for _, o := range report.Purged {
-		name := o.Name
-		unlock := m.volumes.lock(name)
-		r, err := m.volumes.get(ctx, name)
-		if err == nil && r.Value.Purging && r.Value.Location == o.Location && r.Value.Device == o.Device {
-			failpoint.Hit("purge:deleted")
-			if err = m.volumes.remove(ctx, r); err == nil {
-				m.log.Info("purged", "volume", name)
-			}
-		}
-		unlock()
-		var refused *api.Error
-		if err != nil && !errors.As(err, &refused) {
-			m.log.Warn("purge incomplete; it is repeated", "volume", name, "error", err)
-		}
-	}
-	m.apps.trigger()
 }

@@ -121,13 +121,13 @@ func (m *Manager) answer(w http.ResponseWriter, r *http.Request, rt route) {
 	defer cancel()
 	out, err := rt.handle(ctx, who, r, body)
 	if err != nil {
-		m.fail(w, r, who, err)
+		m.answerError(w, r, who, err)
 		return
 	}
 	writeJSON(w, http.StatusOK, out)
 }
 
-func (m *Manager) fail(w http.ResponseWriter, r *http.Request, who swarmpki.Peer, err error) {
+func (m *Manager) answerError(w http.ResponseWriter, r *http.Request, who swarmpki.Peer, err error) {
 	var refused *api.Error
 	if errors.As(err, &refused) {
 		writeError(w, statusOf(refused.Code), refused)
@@ -189,6 +189,7 @@ func (m *Manager) report(ctx context.Context, caller swarmpki.Peer, r api.Report
 	if answer.Purge, err = m.purgeOrders(ctx, r); err != nil {
 		return nil, err
 	}
+	answer.Grow, answer.Snapshot = m.volumeOrders(r, renewed, all)
 	if len(r.Purged) > 0 {
 		// Not waited for: the leases of the node's other volumes depend on the answer.
 		go func() {

@@ -220,7 +220,7 @@ func (v *volumes) takeUp(ctx context.Context, r store.Record[api.Volume], want a
 	switch {
 	case have.Purging:
 		return have, refuse(api.ErrConflict, "volume %s is being deleted on request; create it again when `docker openmanage volume ls` no longer shows it", have.Name)
-	case req.Options[api.OptionSize] != "" && want.Size != have.Size:
+	case req.Options[api.OptionSize] != "" && want.Size > have.Size: // it may have grown since
 		return differs(api.OptionSize, units.BytesSize(float64(have.Size)))
 	case req.Options[api.OptionFilesystem] != "" && want.Filesystem != have.Filesystem:
 		return differs(api.OptionFilesystem, have.Filesystem)
@@ -318,9 +318,7 @@ func (v *volumes) attach(ctx context.Context, node string, req api.AttachRequest
 	d := decideAttach(facts)
 	log := v.log.With("volume", req.Name, "node", facts.hostname, "decision", d.String(), "epoch", r.Value.Epoch)
 	if d.revoke {
-		v.mu.Lock()
-		v.revoked[req.Name] = r.Value.Epoch
-		v.mu.Unlock()
+		v.revoke(req.Name, r.Value.Epoch)
 	}
 	if d.refuse != nil {
 		log.Debug("attach", "reason", d.refuse.Message)
@@ -356,6 +354,13 @@ func (v *volumes) attach(ctx context.Context, node string, req api.AttachRequest
 	v.mu.Unlock()
 	log.Info("attached", "new_epoch", next.Value.Epoch, "fence", next.Value.Fence)
 	return api.Attachment{Volume: next.Value, Lease: api.LeaseDuration}, nil
+}
+
+// revoke has the owner of epoch let go of the volume with its next report.
+func (v *volumes) revoke(name string, epoch uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.revoked[name] = epoch
 }
 
 // takeAway makes sure that no report renews the lease of the present owner from

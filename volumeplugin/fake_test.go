@@ -32,6 +32,8 @@ type fakeLeader struct {
 	reports  []api.Report
 	orders   []api.MemberOrders
 	purge    []api.PurgeOrder
+	grow     []api.GrowOrder
+	snapshot []api.SnapshotOrder
 	nodes    []api.Node
 	promises int // how many managers promise
 	down     bool
@@ -160,7 +162,7 @@ func (l at) answer(path string, in any) (any, error) {
 		return struct{}{}, nil
 	case api.Report:
 		l.reports = append(l.reports, r)
-		a := api.ReportAnswer{Leader: "m1", Lease: l.lease, Orders: l.orders, Purge: l.purge, Nodes: l.nodes}
+		a := api.ReportAnswer{Leader: "m1", Lease: l.lease, Orders: l.orders, Purge: l.purge, Nodes: l.nodes, Grow: l.grow, Snapshot: l.snapshot}
 		for _, h := range r.Volumes {
 			if _, err := owned(h.Name, h.Epoch); err != nil || l.lost[h.Name] {
 				a.Lost = append(a.Lost, h.Name)

@@ -3,6 +3,8 @@ package volumeplugin
 import (
 	"context"
 	"fmt"
+	"io"
+	"os"
 	"sync"
 	"time"
 
@@ -41,6 +43,10 @@ type hold struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
+	// begun is when it began, by the plugin's clock. Orders that the leader sent
+	// before are void: the member may have another role since.
+	begun time.Duration
+
 	mu       sync.Mutex
 	volume   api.Volume
 	count    int           // how many times Docker has mounted mountID
@@ -49,6 +55,9 @@ type hold struct {
 	major    uint32
 	minor    uint32
 	device   string // path of the block device
+	size     int64  // of the device and its filesystem, bytes; 0: not known
+	problem  string // why an order about the volume could not be carried out
+	remount  bool   // the filesystem can only grow before the next mount
 	fenced   string // why; "" while it is not
 	leaving  bool   // it is being given up: too late for another mount
 	inert    bool   // fenced, and no write can reach the device any more
@@ -73,6 +82,9 @@ func (v *heldVolume) holding() *hold {
 func (v *heldVolume) setHold(h *hold) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if h != nil {
+		h.begun = v.p.now()
+	}
 	v.hold = h
 }
 
@@ -155,6 +167,46 @@ func (h *hold) setMounted(device string, major, minor uint32) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.mounted, h.device, h.major, h.minor = true, device, major, minor
+	h.size = sizeOf(device)
+}
+
+// sizeOf returns the size of a block device in bytes, 0 if it cannot be told.
+func sizeOf(device string) int64 {
+	f, err := os.Open(device)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return 0
+	}
+	return size
+}
+
+func (h *hold) setSize(size int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.size, h.problem, h.remount = size, "", false
+}
+
+func (h *hold) setGrowsAtMount() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.remount, h.problem = true, ""
+}
+
+func (h *hold) setProblem(problem string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.problem = problem
+}
+
+// reported is the hold as the leader hears of it.
+func (h *hold) reported() api.HeldVolume {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return api.HeldVolume{Name: h.volume.Name, Epoch: h.epoch, MountID: h.mountID, Mounted: h.mounted, Size: h.size, GrowsAtMount: h.remount, Problem: h.problem}
 }
 
 func (h *hold) isMounted() bool {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"net/http"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -178,7 +179,7 @@ func (p *plugin) buildReport() api.Report {
 	}
 	for _, v := range p.all() {
 		if h := v.holding(); h != nil {
-			r.Volumes = append(r.Volumes, api.HeldVolume{Name: v.name, Epoch: h.epoch, MountID: h.mountID, Mounted: h.isMounted()})
+			r.Volumes = append(r.Volumes, h.reported())
 		}
 	}
 	p.mu.Lock()
@@ -190,6 +191,9 @@ func (p *plugin) buildReport() api.Report {
 	}
 	for _, o := range p.purged {
 		r.Purged = append(r.Purged, o)
+	}
+	for _, s := range p.snapshots {
+		r.Snapshots = append(r.Snapshots, s)
 	}
 	return r
 }
@@ -218,17 +222,41 @@ func (p *plugin) take(report api.Report, answer api.ReportAnswer, sent time.Dura
 	if len(answer.Nodes) > 0 {
 		p.nodes = answer.Nodes
 	}
+	news := false
 	for _, o := range answer.Orders {
-		p.orders[o.Member] = o
+		// Two reports may be under way: the answer to the later one counts.
+		old, known := p.orders[o.Member]
+		if known && old.at > sent {
+			continue
+		}
+		news = news || !known || !reflect.DeepEqual(old.MemberOrders, o)
+		p.orders[o.Member] = sentOrders{o, sent}
+	}
+	if news {
+		for _, r := range p.runtimes {
+			r.changed()
+		}
 	}
 	for name, o := range p.purged {
 		if slices.Contains(report.Purged, o) && !slices.Contains(answer.Purge, o) {
 			delete(p.purged, name) // the leader knows
 		}
 	}
+	for device, s := range p.snapshots {
+		wanted := slices.ContainsFunc(answer.Snapshot, func(o api.SnapshotOrder) bool { return o.Device == device })
+		if slices.Contains(report.Snapshots, s) && !wanted {
+			delete(p.snapshots, device)
+		}
+	}
 	p.mu.Unlock()
 	for _, o := range answer.Purge {
 		p.purge(o)
+	}
+	for _, o := range answer.Grow {
+		go p.volume(o.Name).grow(o)
+	}
+	for _, o := range answer.Snapshot {
+		go p.volume(o.Name).snapshot(o)
 	}
 }
 

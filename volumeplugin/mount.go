@@ -405,6 +405,9 @@ func (v *heldVolume) mountDevice(ctx context.Context, h *hold, dev *blockstore.A
 	}
 	if _, err := filesystem.Grow(ctx, dev.Path, rec.Filesystem, target, dev.Size); err != nil {
 		v.log.Warn("the filesystem has not grown", "error", err)
+		h.setProblem(err.Error())
+	} else {
+		h.setSize(dev.Size)
 	}
 	if err := os.Mkdir(v.path(), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("volume %s: %w", v.name, err)

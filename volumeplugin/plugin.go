@@ -109,9 +109,11 @@ type plugin struct {
 	promised map[string]time.Duration // until when not to mount a volume
 	runtimes map[string]*runtimeVolume
 	purged   map[string]api.PurgeOrder // carried out, by volume
-	releases map[string]uint64         // epochs that the leader has not acknowledged to be free
-	nodes    []api.Node
-	orders   map[string]api.MemberOrders // by member
+	// snapshots that were ordered and tried, by device
+	snapshots map[string]api.SnapshotResult
+	releases  map[string]uint64 // epochs that the leader has not acknowledged to be free
+	nodes     []api.Node
+	orders    map[string]sentOrders // by member
 
 	promising   sync.Mutex // over giving a promise
 	runtimeWork sync.Mutex // over making and removing runtime volumes
@@ -124,6 +126,12 @@ type plugin struct {
 	leaderless atomic.Bool // the last report failed
 
 	preferred atomic.Pointer[string] // manager that answered last
+}
+
+// sentOrders are orders of a leader with the time of the report that they answer.
+type sentOrders struct {
+	api.MemberOrders
+	at time.Duration
 }
 
 type nodeID struct{ ID, Hostname string }
@@ -185,7 +193,7 @@ func newPlugin(cfg Config, e engine, l leader, peers peerCaller) (*plugin, error
 		Config: cfg, log: cfg.Log, now: bootClock, boot: randomID(), engine: e, leader: l, peers: peers, state: state,
 		ready: make(chan struct{}), report: make(chan struct{}, 1),
 		volumes: map[string]*heldVolume{}, promised: map[string]time.Duration{}, runtimes: map[string]*runtimeVolume{},
-		purged: map[string]api.PurgeOrder{}, releases: map[string]uint64{}, orders: map[string]api.MemberOrders{},
+		purged: map[string]api.PurgeOrder{}, snapshots: map[string]api.SnapshotResult{}, releases: map[string]uint64{}, orders: map[string]sentOrders{},
 	}, nil
 }
 

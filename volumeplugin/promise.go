@@ -241,11 +241,36 @@ func (p *plugin) servePeers(ctx context.Context, id *swarmpki.Identity) {
 func (p *plugin) peerServer(id *swarmpki.Identity) *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/promise", p.handlePromise)
+	mux.HandleFunc("POST /v1/nudge", p.handleNudge)
 	return &http.Server{
 		Addr: p.PeerAddr, Handler: mux, TLSConfig: id.ServerConfig(),
 		ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
 		ErrorLog: p.log.Named("peers").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 	}
+}
+
+// handleNudge reports at once, because a manager has orders for this node.
+func (p *plugin) handleNudge(w http.ResponseWriter, r *http.Request) {
+	if peer, err := swarmpki.PeerFrom(r.TLS); err != nil || !peer.Manager {
+		http.Error(w, "for managers", http.StatusForbidden)
+		return
+	}
+	p.kick()
+}
+
+// hasPromised tells whether a promise to another node still holds. As long as one
+// does, that node may run a primary, and none is made here: what it reaches is not
+// what the leader reaches.
+func (p *plugin) hasPromised() bool {
+	now := p.now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, until := range p.promised {
+		if until > now {
+			return true
+		}
+	}
+	return false
 }
 
 func (p *plugin) handlePromise(w http.ResponseWriter, r *http.Request) {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
@@ -36,6 +37,46 @@ type runtimeVolume struct {
 	last  api.MemberStatus
 	heard time.Time
 	idle  time.Time // since when no container mentions it
+	seq   uint64    // counts what the agent may want to know
+	news  chan struct{}
+}
+
+// newsTimeout is how long the answer to a question for news may take.
+const newsTimeout = 8 * time.Second
+
+// changed tells the agent that there are news for it.
+func (r *runtimeVolume) changed() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.seq++
+	close(r.news)
+	r.news = make(chan struct{})
+}
+
+// serveNews answers when there are news since the ones the agent knows.
+func (r *runtimeVolume) serveNews(w http.ResponseWriter, req *http.Request) {
+	known, err := strconv.ParseUint(req.URL.Query().Get("seq"), 10, 64)
+	if err != nil {
+		http.Error(w, "seq is no number", http.StatusBadRequest)
+		return
+	}
+	r.mu.Lock()
+	seq, news := r.seq, r.news
+	r.mu.Unlock()
+	if seq == known {
+		timer := time.NewTimer(newsTimeout)
+		defer timer.Stop()
+		select {
+		case <-news:
+		case <-timer.C:
+		case <-req.Context().Done():
+		}
+		r.mu.Lock()
+		seq = r.seq
+		r.mu.Unlock()
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(map[string]uint64{"seq": seq})
 }
 
 type containerKey struct{}
@@ -79,7 +120,7 @@ func (p *plugin) openRuntime(name string) (*runtimeVolume, error) {
 	if known != nil {
 		return known, nil
 	}
-	r := &runtimeVolume{p: p, volume: data, dir: filepath.Join(p.Propagated, name)}
+	r := &runtimeVolume{p: p, volume: data, dir: filepath.Join(p.Propagated, name), news: make(chan struct{})}
 	if err := os.MkdirAll(r.dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -153,6 +194,10 @@ func (p *plugin) installAgent(path string) error {
 
 // ServeHTTP answers the agent.
 func (r *runtimeVolume) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	if req.Method == http.MethodGet && req.URL.Path == "/v1/news" {
+		r.serveNews(w, req)
+		return
+	}
 	if req.Method != http.MethodPost || req.URL.Path != "/v1/agent" {
 		http.NotFound(w, req)
 		return
@@ -192,12 +237,21 @@ func (r *runtimeVolume) answer(status api.MemberStatus, container string) api.Ag
 		status.Container = container
 	}
 	r.mu.Lock()
+	old := r.last
 	r.last, r.heard = status, time.Now()
 	r.mu.Unlock()
+	if old.State != status.State || old.Role != status.Role || old.Healthy != status.Healthy || old.Term != status.Term || old.Leaving != status.Leaving {
+		p.kick() // the leader waits for such words
+	}
+	promised := p.hasPromised()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if o, ok := p.orders[status.Member]; ok {
-		a.Orders = &o
+	if o, ok := p.orders[status.Member]; ok && h != nil && o.at >= h.begun {
+		orders := o.MemberOrders
+		if orders.Role == api.RolePrimary && status.Role != api.RolePrimary && promised {
+			orders.Role, orders.Reason = "", fmt.Sprintf("node %s has promised a node that finds no leading manager to leave its volumes alone, and makes no primary before that is over", a.Node)
+		}
+		a.Orders = &orders
 	} else if a.Reason == "" {
 		a.Reason = "no leading manager has answered since the plugin started, or it does not know member " + status.Member
 	}

@@ -47,6 +47,34 @@ func completeVolumes(dockerCLI command.Cli) cobra.CompletionFunc {
 	return completeRecords(dockerCLI, store.KindVolume, 0, func(v api.Volume) bool { return v.Owner == nil })
 }
 
+func completeOperations(dockerCLI command.Cli) cobra.CompletionFunc {
+	return completeRecords(dockerCLI, store.KindOperation, 1, func(o store.Operation) bool {
+		return o.Kind != store.OperationCreate && o.Kind != store.OperationPurge
+	})
+}
+
+// completeMembers offers the members of the application in the first argument.
+func completeMembers(dockerCLI command.Cli) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		ctx := cmd.Context()
+		if ctx == nil {
+			ctx = context.Background()
+		}
+		if len(args) == 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		r, err := store.Get[store.Application](ctx, store.New(dockerCLI.Client()), store.KindApplication, args[0])
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		var names []string
+		for _, m := range r.Value.Members {
+			names = append(names, m.Name)
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
 // completeTypes offers the application types for the first argument.
 func completeTypes(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	catalog, err := stacks.Builtin()

@@ -72,6 +72,9 @@ func runPS(ctx context.Context, dockerCLI command.Cli, o psOptions) error {
 	if app.Removed != nil {
 		fmt.Fprintf(dockerCLI.Err(), "%s was removed %s; its volumes are kept. Take them up again with: docker openmanage create %s %s\n", app.Name, ago(*app.Removed), app.Type, app.Name)
 	}
+	if h := app.Handover; h != nil {
+		fmt.Fprintf(dockerCLI.Err(), "the primary is being changed, from %s, since %s: %s\n", h.From, ago(h.Since), h.Reason)
+	}
 	for _, p := range app.Problems {
 		fmt.Fprintln(dockerCLI.Err(), "problem:", p)
 	}

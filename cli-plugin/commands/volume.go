@@ -25,7 +25,7 @@ func volumeCommand(dockerCLI command.Cli) *cobra.Command {
 		Args:  cli.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(volumeListCommand(dockerCLI), volumeRemoveCommand(dockerCLI))
+	cmd.AddCommand(volumeListCommand(dockerCLI), volumeRemoveCommand(dockerCLI), volumeExpandCommand(dockerCLI))
 	return cmd
 }
 

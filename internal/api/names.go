@@ -30,13 +30,14 @@ const StackName = "openmanage"
 // Labels on member services (deploy.labels), secrets and networks of an
 // application. They are the desired state, written by users and the CLI.
 const (
-	LabelApplication = "openmanage.application" // application name, e.g. "pg"
-	LabelType        = "openmanage.type"        // catalog type, e.g. "postgresql"
-	LabelMember      = "openmanage.member"      // member name, e.g. "pg-1"
-	LabelSlot        = "openmanage.slot"        // member number, from 1
-	LabelVolume      = "openmanage.volume"      // name of the member's data volume
-	LabelSyncMode    = "openmanage.sync.mode"   // quorum (default from 3 members on), off
-	LabelParameters  = "openmanage.parameters"  // --set parameters as JSON, for create to compare
+	LabelApplication = "openmanage.application"     // application name, e.g. "pg"
+	LabelType        = "openmanage.type"            // catalog type, e.g. "postgresql"
+	LabelMember      = "openmanage.member"          // member name, e.g. "pg-1"
+	LabelSlot        = "openmanage.slot"            // member number, from 1
+	LabelVolume      = "openmanage.volume"          // name of the member's data volume
+	LabelSyncMode    = "openmanage.sync.mode"       // quorum (default: from 3 members on), strict (from 2 on), off
+	LabelFailover    = "openmanage.failover.enable" // true (default), false: no member is made the primary by itself
+	LabelParameters  = "openmanage.parameters"      // --set parameters as JSON, for create to compare
 )
 
 // PinLabel is the node label that keeps a member with node-local data away from

@@ -18,6 +18,8 @@ type Report struct {
 	Rebuilding bool `json:"rebuilding,omitempty"`
 	// Purged are the orders that this node has carried out.
 	Purged []PurgeOrder `json:"purged,omitempty"`
+	// Snapshots are the orders that this node has carried out, or could not.
+	Snapshots []SnapshotResult `json:"snapshots,omitempty"`
 }
 
 // Storage is what a node's backend offers.
@@ -37,6 +39,13 @@ type HeldVolume struct {
 	Epoch   uint64 `json:"epoch"`
 	MountID string `json:"mount"`
 	Mounted bool   `json:"mounted"`
+	// Size of the device with its filesystem in bytes, 0 while it is not known.
+	Size int64 `json:"size,omitempty"`
+	// GrowsAtMount: the device has become larger, and the filesystem can only follow
+	// before the next mount.
+	GrowsAtMount bool `json:"growsAtMount,omitempty"`
+	// Problem is why an order about the volume could not be carried out.
+	Problem string `json:"problem,omitempty"`
 }
 
 // ReportAnswer renews leases and carries what the node is to do.
@@ -52,6 +61,10 @@ type ReportAnswer struct {
 	Lost    []string       `json:"lost,omitempty"`
 	Orders  []MemberOrders `json:"orders,omitempty"` // for the members this node reported
 	Purge   []PurgeOrder   `json:"purge,omitempty"`
+	// Grow and Snapshot are orders about volumes in Renewed. Each is repeated until
+	// HeldVolume.Size, or Report.Snapshots, shows that it was carried out.
+	Grow     []GrowOrder     `json:"grow,omitempty"`
+	Snapshot []SnapshotOrder `json:"snapshot,omitempty"`
 	// Nodes are all nodes of the Swarm that could mount a volume, the caller
 	// included, for the failsafe when no leader answers.
 	Nodes []Node `json:"nodes,omitempty"`
@@ -72,6 +85,28 @@ type PurgeOrder struct {
 	Name     string `json:"name"`
 	Device   string `json:"device"`
 	Location string `json:"location"`
+}
+
+// GrowOrder has the owner of a volume enlarge its device and filesystem to Size
+// bytes, while it is in use.
+type GrowOrder struct {
+	Name  string `json:"name"`
+	Epoch uint64 `json:"epoch"`
+	Size  int64  `json:"size"`
+}
+
+// SnapshotOrder has the owner of a volume make Device, a point-in-time copy of it,
+// beside it: what a power cut at that moment would have left.
+type SnapshotOrder struct {
+	Name   string `json:"name"`
+	Epoch  uint64 `json:"epoch"`
+	Device string `json:"device"`
+}
+
+// SnapshotResult says that a SnapshotOrder was carried out, or why not.
+type SnapshotResult struct {
+	Device string `json:"device"`
+	Error  string `json:"error,omitempty"`
 }
 
 // Promise is asked of managers (POST /v1/promise on ManagerPort) and of other
@@ -118,17 +153,21 @@ const (
 
 // MemberStatus is what an agent says of its member.
 type MemberStatus struct {
-	Application string      `json:"application"`
-	Member      string      `json:"member"`
-	Engine      string      `json:"engine"`
-	Volume      string      `json:"volume"`
-	Task        string      `json:"task,omitempty"` // Swarm task ID
-	Container   string      `json:"container,omitempty"`
-	Image       string      `json:"image,omitempty"`
-	Role        Role        `json:"role,omitempty"` // as the server itself says
-	State       MemberState `json:"state"`
-	Healthy     bool        `json:"healthy"`
-	Message     string      `json:"message,omitempty"` // in plain words, if not healthy
+	Application string `json:"application"`
+	Member      string `json:"member"`
+	Engine      string `json:"engine"`
+	Volume      string `json:"volume"`
+	Task        string `json:"task,omitempty"` // Swarm task ID
+	Container   string `json:"container,omitempty"`
+	Image       string `json:"image,omitempty"`
+	Role        Role   `json:"role,omitempty"` // as the server itself says
+	// Term is that of the orders which the member is in line with: of orders that
+	// follow nobody no WAL is received any more, of orders that make it a standby
+	// no primary runs.
+	Term    uint64      `json:"term,omitempty"`
+	State   MemberState `json:"state"`
+	Healthy bool        `json:"healthy"`
+	Message string      `json:"message,omitempty"` // in plain words, if not healthy
 	// Initialized: the data directory holds a database of this application.
 	Initialized bool `json:"initialized,omitempty"`
 	// SystemID tells databases of the same name apart.
@@ -141,22 +180,44 @@ type MemberStatus struct {
 	Streaming  bool    `json:"streaming,omitempty"`
 	Sync       bool    `json:"sync,omitempty"`
 	Version    string  `json:"version,omitempty"` // of the server
+	// Leaving: the container was asked to stop, and the member waits until it may
+	// (MemberOrders.Leave).
+	Leaving bool `json:"leaving,omitempty"`
+	// SyncNames are the members, comma-separated, any one of which a running
+	// primary waits for before it acknowledges a commit; "": it waits for none.
+	SyncNames string `json:"syncNames,omitempty"`
 }
 
 // MemberOrders is what the leader wants of a member.
 type MemberOrders struct {
 	Member string `json:"member"`
 	Role   Role   `json:"role"` // "": wait
-	// Term is the application's epoch: it grows when the primary changes.
-	Term    uint64 `json:"term"`
-	Primary string `json:"primary"` // member name, which is also its hostname
+	// Term is the application's epoch: it grows with each step of a change of the
+	// primary. Orders of an older term than one seen are void.
+	Term uint64 `json:"term"`
+	// Primary is the member, by the name that is also its hostname, that the
+	// standbys follow. "": they follow nobody and receive nothing; a member that
+	// was the primary stops its server.
+	Primary string `json:"primary"`
+	// Leave: the member may stop now. One at a time may, a primary when another has
+	// taken its place, if there is one that can.
+	Leave bool `json:"leave,omitempty"`
+	// Immediate: a primary that is to be a standby ends its server at once instead
+	// of in order.
+	Immediate bool `json:"immediate,omitempty"`
+	// Timeline and Position are what the data of a standby that becomes the
+	// primary must have reached. Timeline 0: no standby may become the primary.
+	Timeline int    `json:"timeline,omitempty"`
+	Position uint64 `json:"position,omitempty"`
+	// Sync are the members any one of which the primary waits for before it
+	// acknowledges a commit; none: it waits for nobody.
+	Sync []string `json:"sync,omitempty"`
 	// Members of the application, all of them, in order.
 	Members []string `json:"members"`
 	// Initialized: the application's database exists. A primary with an empty
 	// data directory must then refuse to make a new one.
 	Initialized bool   `json:"initialized"`
 	SystemID    string `json:"systemID,omitempty"`
-	SyncMode    string `json:"syncMode,omitempty"` // quorum or off
 	// Reason says in plain words why Role is what it is, if it is not obvious.
 	Reason string `json:"reason,omitempty"`
 }

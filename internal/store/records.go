@@ -1,6 +1,8 @@
 package store
 
 import (
+	"crypto/rand"
+	"encoding/hex"
 	"time"
 
 	"github.com/openmanage/openmanage/internal/api"
@@ -32,21 +34,66 @@ type Application struct {
 	Name  string `json:"name"`
 	Type  string `json:"type"`
 	Image string `json:"image"`
-	// Primary is the member that is to be primary, and Term grows each time
-	// another one is chosen.
+	// Primary is the member that is to be primary, and Term grows with each step
+	// of a change of it.
 	Primary string `json:"primary"`
 	Term    uint64 `json:"term"`
+	// Handover is the change of the primary that is under way; until it is done,
+	// Primary is the former one and no member may run as primary anew.
+	Handover *Handover `json:"handover,omitempty"`
+	// Promotion is what the data of Primary had reached when it was chosen among
+	// the standbys; nil: it is the first primary.
+	Promotion *Promotion `json:"promotion,omitempty"`
+	// LastChange is the operation that asked for a change of the primary last, and
+	// LastFrom who was the primary then.
+	LastChange string `json:"lastChange,omitempty"`
+	LastFrom   string `json:"lastFrom,omitempty"`
+	// PrimaryDown is since when the primary has not been healthy; nil: it is.
+	// PrimaryCold: it was not healthy before either, since the application was
+	// created or taken up again.
+	PrimaryDown *time.Time `json:"primaryDown,omitempty"`
+	PrimaryCold bool       `json:"primaryCold,omitempty"`
+	// Sync are the standbys any one of which the primary is to wait for before it
+	// acknowledges a commit, since SyncSince. Voters are all that it may still
+	// wait for: a superset, in the record before the primary learns of them.
+	// Whoever becomes the primary has what all voters have.
+	Sync      []string   `json:"sync,omitempty"`
+	SyncSince *time.Time `json:"syncSince,omitempty"`
+	Voters    []string   `json:"voters,omitempty"`
 	// Initialized: the database was made once. An empty data directory is an
 	// error from then on.
 	Initialized bool      `json:"initialized"`
 	SystemID    string    `json:"systemID,omitempty"`
-	SyncMode    string    `json:"syncMode,omitempty"`
+	SyncMode    string    `json:"syncMode,omitempty"`   // quorum, strict or off
+	NoFailover  bool      `json:"noFailover,omitempty"` // as its label asks
 	Members     []Member  `json:"members"`
 	Created     time.Time `json:"created"`
 	// Removed is when its services were gone; nil while it runs.
 	Removed *time.Time `json:"removed,omitempty"`
 	// Problems are things a user should mend, such as a label with a bad value.
 	Problems []string `json:"problems,omitempty"`
+}
+
+// Handover is a change of the primary. While it lasts all members have orders to
+// be standbys.
+type Handover struct {
+	From string `json:"from"`
+	// To is who shall become the primary; "": the most advanced standby will.
+	To string `json:"to,omitempty"`
+	// Orderly: From stops in order and the others follow it to its last byte. If
+	// not, they follow nobody, so that From cannot acknowledge anything any more.
+	Orderly bool `json:"orderly,omitempty"`
+	// Force: do without the voters that are not heard; what only they have is lost.
+	Force     bool      `json:"force,omitempty"`
+	Reason    string    `json:"reason"`
+	Operation string    `json:"operation,omitempty"` // that asked for it
+	Since     time.Time `json:"since"`
+}
+
+// Promotion is a position in the log of a database.
+type Promotion struct {
+	Timeline int    `json:"timeline"`
+	Position uint64 `json:"position"` // bytes
 }
 
 // Member is one member as the leading manager last saw it change.
@@ -62,7 +109,10 @@ type Member struct {
 	Healthy  bool            `json:"healthy"`
 	Message  string          `json:"message,omitempty"`
 	Pinned   bool            `json:"pinned,omitempty"` // to Node, by node-local data
-	Since    time.Time       `json:"since"`            // of Node, Role, State and Healthy together
+	// Leaving: it is to stop and waits for its turn; Left: it was told that it is.
+	Leaving bool      `json:"leaving,omitempty"`
+	Left    bool      `json:"left,omitempty"`
+	Since   time.Time `json:"since"` // of Node, Role, State and Healthy together
 }
 
 // Events is the history of an application, oldest first, the last MaxEvents.
@@ -78,7 +128,7 @@ const MaxEvents = 200
 type Event struct {
 	Time   time.Time `json:"time"`
 	Member string    `json:"member,omitempty"`
-	Kind   string    `json:"kind"` // created, moved, state, removed
+	Kind   string    `json:"kind"` // created, moved, state, failover, switchover, removed
 	Text   string    `json:"text"`
 }
 
@@ -117,6 +167,7 @@ const (
 	OperationRunning   OperationState = "running"
 	OperationDone      OperationState = "done"
 	OperationFailed    OperationState = "failed"
+	OperationCancelled OperationState = "cancelled"
 )
 
 // Kinds of operations.
@@ -128,7 +179,79 @@ const (
 	// OperationPurge deletes the retained volume Target and its data. It is
 	// named "purge.VOLUME", requested by the CLI, executed by the leader.
 	OperationPurge = "purge"
+	// The following are about the application Target. They are named
+	// "APPLICATION.RANDOM" (OperationName), requested by the CLI and executed by
+	// the leader, one of an application at a time.
+	OperationSwitchover = "switchover" // Request: SwitchoverRequest
+	OperationPromote    = "promote"    // Request: SwitchoverRequest
+	OperationRestart    = "restart"    // Request: RollRequest
+	OperationUpgrade    = "upgrade"    // Request: RollRequest
+	OperationStop       = "stop"
+	OperationStart      = "start"
+	OperationExpand     = "expand" // Request: ExpandRequest
+	OperationScale      = "scale"  // Request: ScaleRequest
 )
+
+// OperationName returns a new name for an operation on an application.
+func OperationName(application string) string {
+	b := make([]byte, 3)
+	_, _ = rand.Read(b) // never fails
+	return application + "." + hex.EncodeToString(b)
+}
+
+// SwitchoverRequest is what is asked of a change of the primary.
+type SwitchoverRequest struct {
+	To string `json:"to,omitempty"` // "": the best standby
+}
+
+// RollRequest is what is asked of a restart or an upgrade of all members, one at a
+// time.
+type RollRequest struct {
+	Image string `json:"image,omitempty"` // "": restart with the present one
+	Order string `json:"order,omitempty"` // primary-last (default) or primary-first
+}
+
+// ExpandRequest is what is asked of the volumes of an application.
+type ExpandRequest struct {
+	Size int64 `json:"size"` // bytes
+}
+
+// ScaleRequest is what is asked of the number of members: so many, or without one.
+type ScaleRequest struct {
+	Members int    `json:"members,omitempty"`
+	Remove  string `json:"remove,omitempty"`
+}
+
+// Scale is how far a scaling has come.
+type Scale struct {
+	// Adding is the member that is being added, with Device, a snapshot of the
+	// volume Source. "": it copies the database by itself.
+	Adding string `json:"adding,omitempty"`
+	Source string `json:"source,omitempty"`
+	Device string `json:"device,omitempty"`
+	// Since is when its service was made.
+	Since time.Time `json:"since,omitzero"`
+}
+
+// OperationStep is one thing that an operation has begun to do.
+type OperationStep struct {
+	Time time.Time `json:"time"`
+	Text string    `json:"text"`
+}
+
+// Roll is how far a restart or an upgrade has come.
+type Roll struct {
+	// Member is being restarted by a ForceUpdate of its service to Force, since
+	// Since; before that it ran as task Task.
+	Member string    `json:"member,omitempty"`
+	Force  uint64    `json:"force,omitempty"`
+	Task   string    `json:"task,omitempty"`
+	Since  time.Time `json:"since,omitzero"`
+	Done   []string  `json:"done,omitempty"`
+	// Back: the member did not come up, its service was rolled back, and nothing
+	// more is changed.
+	Back string `json:"back,omitempty"`
+}
 
 // Operation is a longer piece of work: what was asked, by whom, and how far it is.
 type Operation struct {
@@ -142,4 +265,9 @@ type Operation struct {
 	Beat    uint64         `json:"beat,omitempty"`    // counts renewals of a claim
 	Started time.Time      `json:"started"`
 	Ended   *time.Time     `json:"ended,omitempty"`
+	// Cancel asks to stop at the next point where the application is consistent.
+	Cancel bool            `json:"cancel,omitempty"`
+	Steps  []OperationStep `json:"steps,omitempty"` // begun, in order
+	Roll   *Roll           `json:"roll,omitempty"`
+	Scale  *Scale          `json:"scale,omitempty"`
 }

@@ -63,6 +63,7 @@ type Member struct {
 	Application string
 	Volume      string // folder that stands for the mounted data volume
 	Secrets     string
+	NoNews      bool // the plugin is one that knows no questions for news
 
 	t      *testing.T
 	engine string
@@ -73,7 +74,11 @@ type Member struct {
 	server   *http.Server
 	answer   api.AgentAnswer
 	statuses []api.MemberStatus
-	news     chan struct{}
+	news     chan struct{} // closed at each report
+	stay     bool          // it is not this member's turn to stop
+	seq      uint64        // counts changes of answer
+	changed  chan struct{} // closed at each
+	asked    int           // for news
 
 	agent *exec.Cmd
 	ended chan struct{}
@@ -89,7 +94,7 @@ func New(t *testing.T, name, engine string, env ...string) *Member {
 	}
 	m := &Member{
 		Name: name, Application: filepath.Base(dir), Volume: filepath.Join(dir, "volume"), Secrets: filepath.Join(dir, "secrets"),
-		t: t, engine: engine, env: env, socket: filepath.Join(dir, "plugin.sock"), news: make(chan struct{}),
+		t: t, engine: engine, env: env, socket: filepath.Join(dir, "plugin.sock"), news: make(chan struct{}), changed: make(chan struct{}),
 	}
 	// Not t.TempDir: the server's own user must get through.
 	for _, d := range []string{dir, m.Volume, m.Secrets} {
@@ -142,8 +147,39 @@ func (m *Member) OpenSocket() {
 		close(m.news)
 		m.news = make(chan struct{})
 		answer := m.answer
+		if report.Status.Leaving && answer.Orders != nil && !m.stay {
+			orders := *answer.Orders
+			orders.Leave = true
+			answer.Orders = &orders
+		}
 		m.mu.Unlock()
 		_ = json.NewEncoder(w).Encode(answer)
+	})
+	mux.HandleFunc("GET /v1/news", func(w http.ResponseWriter, r *http.Request) {
+		known, err := strconv.ParseUint(r.URL.Query().Get("seq"), 10, 64)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		m.mu.Lock()
+		m.asked++
+		seq, changed := m.seq, m.changed
+		m.mu.Unlock()
+		if m.NoNews {
+			http.NotFound(w, r)
+			return
+		}
+		if seq == known {
+			select {
+			case <-changed:
+			case <-time.After(10 * time.Second):
+			case <-r.Context().Done():
+			}
+		}
+		m.mu.Lock()
+		seq = m.seq
+		m.mu.Unlock()
+		fmt.Fprintf(w, `{"seq": %d}`, seq)
 	})
 	m.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func(s *http.Server) { _ = s.Serve(l) }(m.server) // its error says that it was closed
@@ -162,6 +198,14 @@ func (m *Member) Answer(change func(*api.AgentAnswer)) {
 		m.answer.Orders = &orders
 	}
 	change(&m.answer)
+	m.seq++
+	close(m.changed)
+	m.changed = make(chan struct{})
+}
+
+// Stay has a member that is asked to stop wait for its turn, or ends that.
+func (m *Member) Stay(stay bool) {
+	m.Answer(func(*api.AgentAnswer) { m.stay = stay })
 }
 
 // Order sets the leader's orders.
@@ -308,6 +352,13 @@ func (m *Member) Engines() []int {
 		}
 	}
 	return pids
+}
+
+// Asked is how often the agent has asked for news.
+func (m *Member) Asked() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.asked
 }
 
 // Pid is the agent's.

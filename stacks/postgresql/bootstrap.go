@@ -30,7 +30,7 @@ func (s *server) Bootstrap(ctx context.Context, orders api.MemberOrders, progres
 	}
 	// Alone, nothing must wait for a standby.
 	alone := orders
-	alone.SyncMode = "off"
+	alone.Sync = nil
 	if _, err := s.configure(dir, api.RolePrimary, alone); err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ func (c *cluster) runByHand(m *agenttest.Member, statement string) {
 		assert.NilError(c.t, err, "%s: %s", strings.Join(cmd.Args, " "), out)
 	}
 	assert.NilError(c.t, os.RemoveAll(filepath.Join(dir, "postmaster.pid")))
-	run("pg_ctl", "-D", dir, "-w", "-l", filepath.Join(dir, "byhand.log"), "-o", "-c unix_socket_directories=", "start")
+	run("pg_ctl", "-D", dir, "-w", "-l", filepath.Join(dir, "byhand.log"), "-o", "-c unix_socket_directories= -c synchronous_standby_names=", "start")
 	run("pg_ctl", "-D", dir, "-w", "promote")
 	_, err = c.sql(m.Name, statement)
 	assert.NilError(c.t, err)

@@ -20,12 +20,9 @@ import (
 const (
 	configName    = "openmanage.conf"
 	passfileName  = "replication.pgpass" //nolint:gosec // a file's name
+	superfileName = "superuser.pgpass"   //nolint:gosec // a file's name; exists while pg_rewind runs
 	configInclude = "include '" + configName + "' # by OpenManage: written at each start"
 )
-
-// quorumMembers is from how many members on a commit waits for a standby. With
-// two, the loss of either one would stop all writes.
-const quorumMembers = 3
 
 // owned are the settings that are OpenManage's alone: with others the members
 // would not find, follow or tell each other apart.
@@ -68,7 +65,12 @@ func (s *server) configure(dir string, role api.Role, orders api.MemberOrders) (
 		{"pg_ident.conf", s.ident()},
 	}
 	for _, file := range files {
-		if err := s.write(filepath.Join(dir, file.name), file.text); err != nil {
+		path := filepath.Join(dir, file.name)
+		// Each write waits for the disk, and a promotion for each write.
+		if have, err := os.ReadFile(path); err == nil && string(have) == file.text {
+			continue
+		}
+		if err := s.write(path, file.text); err != nil {
 			return "", err
 		}
 	}
@@ -109,11 +111,14 @@ func (s *server) settings(role api.Role, orders api.MemberOrders) (string, error
 	set("wal_sender_timeout", "5s")
 	set("wal_receiver_timeout", "5s")
 	set("wal_receiver_status_interval", "1s")
-	set("wal_retrieve_retry_interval", "1s")
+	set("wal_retrieve_retry_interval", "200ms")
 	// WAL never fills the volume: neither between two checkpoints, nor for an
 	// absent standby, which has to copy anew after that.
 	set("max_wal_size", fmt.Sprintf("%dMB", min(max(total/10, 128), 1024)))
 	set("max_slot_wal_keep_size", fmt.Sprintf("%dMB", max(total/4, 128)))
+	// A new primary has no slots from before: what the others have not yet received
+	// must still be there, and what pg_rewind wants to read of a former one.
+	set("wal_keep_size", fmt.Sprintf("%dMB", min(max(total/20, 64), 1024)))
 
 	b.WriteString("\n# The user's.\n")
 	user := s.raised()
@@ -131,7 +136,7 @@ func (s *server) settings(role api.Role, orders api.MemberOrders) (string, error
 	set("restart_after_crash", "on") // of a backend: the server recovers faster than it restarts
 	set("synchronous_standby_names", s.synchronous(role, orders))
 	if role == api.RoleStandby {
-		set("primary_conninfo", s.conninfo(orders.Primary, s.member))
+		set("primary_conninfo", s.primaryConninfo(role, orders))
 		set("primary_slot_name", slotName(s.member))
 	}
 	return b.String(), nil
@@ -151,20 +156,48 @@ func (s *server) raised() map[string]string {
 	return user
 }
 
-// synchronous is the primary's synchronous_standby_names: with quorum, a commit
-// waits for any one of the others (documentation of PostgreSQL, "Synchronous
+// synchronous is the primary's synchronous_standby_names: a commit waits for any
+// one of those that the leader counts on (documentation of PostgreSQL, "Synchronous
 // Replication").
 func (s *server) synchronous(role api.Role, orders api.MemberOrders) string {
-	if role != api.RolePrimary || orders.SyncMode != "quorum" || len(orders.Members) < quorumMembers {
-		return ""
-	}
-	var others []string
-	for _, member := range orders.Members {
+	var names []string
+	for _, member := range orders.Sync {
 		if member != s.member {
-			others = append(others, `"`+member+`"`)
+			names = append(names, `"`+member+`"`)
 		}
 	}
-	return "ANY 1 (" + strings.Join(others, ", ") + ")"
+	if role != api.RolePrimary || names == nil {
+		return ""
+	}
+	return "ANY 1 (" + strings.Join(names, ", ") + ")"
+}
+
+var quotedName = regexp.MustCompile(`"([^"]+)"`)
+
+// synchronousNames are the members in a value that synchronous has made.
+func synchronousNames(value string) []string {
+	var names []string
+	for _, match := range quotedName.FindAllStringSubmatch(value, -1) {
+		names = append(names, match[1])
+	}
+	return names
+}
+
+// follows is the member that a standby receives from under these orders; "": from
+// nobody.
+func (s *server) follows(orders api.MemberOrders) string {
+	if orders.Role != api.RoleStandby || orders.Primary == s.member {
+		return ""
+	}
+	return orders.Primary
+}
+
+// primaryConninfo is a server's primary_conninfo in this role.
+func (s *server) primaryConninfo(role api.Role, orders api.MemberOrders) string {
+	if primary := s.follows(orders); primary != "" && role == api.RoleStandby {
+		return s.conninfo(primary, s.member)
+	}
+	return ""
 }
 
 // conninfo tells libpq how to reach another member as the replicator. Values of
@@ -185,8 +218,12 @@ func (s *server) passfile() string { return filepath.Join(s.volume, passfileName
 // writePassfile writes the replicator's password where libpq takes it from. A
 // password in primary_conninfo could be read with SHOW.
 func (s *server) writePassfile() error {
-	escaped := strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace(s.replicatorPassword)
-	return s.write(s.passfile(), "*:*:*:"+replicator+":"+escaped+"\n")
+	return s.write(s.passfile(), passLine(replicator, s.replicatorPassword))
+}
+
+func passLine(user, password string) string {
+	escaped := strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace(password)
+	return "*:*:*:" + user + ":" + escaped + "\n"
 }
 
 // hba lets the superuser in on the socket by the operating system's user, and
@@ -194,6 +231,7 @@ func (s *server) writePassfile() error {
 func (s *server) hba() string {
 	return `# Written by OpenManage at each start: changes are lost.
 local all         "` + s.superuser + `" peer map=openmanage
+local replication "` + s.superuser + `" peer map=openmanage
 local all         all scram-sha-256
 host  replication ` + replicator + ` all scram-sha-256
 host  all         all all scram-sha-256

@@ -18,6 +18,12 @@ import (
 // from a standby's. Only the absence of pgdata, or an empty folder of that name,
 // is empty: anything else that is not whole is damage, and an error.
 func (s *server) Inspect(ctx context.Context) (memberagent.Data, error) {
+	if err := s.finishSwap(); err != nil {
+		return memberagent.Data{}, err
+	}
+	if id, err := s.rejoining(); err != nil || id != "" {
+		return memberagent.Data{Stale: true, SystemID: id}, err
+	}
 	empty, err := isEmpty(s.dir)
 	if err != nil {
 		return memberagent.Data{}, fmt.Errorf("look into the data directory: %w", err)
@@ -40,7 +46,7 @@ func (s *server) Inspect(ctx context.Context) (memberagent.Data, error) {
 	if data.SystemID == "" {
 		return memberagent.Data{}, fmt.Errorf("pg_controldata does not say the system identifier of %s", s.dir)
 	}
-	data.Timeline, _ = strconv.Atoi(control["Latest checkpoint's TimeLineID"])
+	data.Timeline = control.timeline()
 	standby, err := exists(s.dir, "standby.signal")
 	if err != nil {
 		return memberagent.Data{}, err
@@ -52,15 +58,62 @@ func (s *server) Inspect(ctx context.Context) (memberagent.Data, error) {
 	switch state := control["Database cluster state"]; {
 	case standby:
 		data.Role = api.RoleStandby
+		data.Position = max(parseLSN(control["Latest checkpoint location"]), parseLSN(control["Minimum recovery ending location"]))
+		data.Stale, err = s.cannotStart(control)
 	case recovery:
 		return memberagent.Data{}, fmt.Errorf("%s asks for a recovery by hand (recovery.signal); finish it, or remove that file", s.dir)
+	case (state == "in archive recovery" || state == "shut down in recovery") && s.promoting():
+		// Killed in the moment in which it became the primary (finishPromotion).
+		data.Role = api.RoleStandby
 	case state == "in archive recovery", state == "shut down in recovery":
 		// Started as it is, it would become a primary with data of a standby.
 		return memberagent.Data{}, fmt.Errorf("the data in %s was a standby's (%s) and its standby.signal is missing; make that file again if it is a standby", s.dir, state)
+	case state == "shut down":
+		data.Role = api.RolePrimary
+		// The last record is that of the shutdown's checkpoint, which begins there. Its
+		// end is not in the control file, but nobody has more than the beginning
+		// without the whole, and a standby that has all reports the end.
+		data.Position = parseLSN(control["Latest checkpoint location"]) + 1
 	default:
 		data.Role = api.RolePrimary
 	}
-	return data, nil
+	return data, err
+}
+
+// cannotStart tells whether a standby's server would refuse this data: when it has
+// learned of a timeline that left its own before what it has already applied.
+func (s *server) cannotStart(control controlData) (bool, error) {
+	paths, err := filepath.Glob(filepath.Join(s.dir, "pg_wal", "*.history"))
+	if err != nil {
+		return false, err
+	}
+	newest := 0
+	for _, path := range paths {
+		id, err := strconv.ParseUint(strings.TrimSuffix(filepath.Base(path), ".history"), 16, 32)
+		if err == nil {
+			newest = max(newest, int(id))
+		}
+	}
+	if newest == 0 {
+		return false, nil
+	}
+	text, err := os.ReadFile(filepath.Join(s.dir, "pg_wal", fmt.Sprintf("%08X.history", newest)))
+	if err != nil {
+		return false, fmt.Errorf("read the history of timeline %d: %w", newest, err)
+	}
+	forks := parseHistory(string(text))
+	for _, has := range []struct {
+		timeline int
+		position uint64
+	}{
+		{control.timeline(), parseLSN(control["Latest checkpoint location"])},
+		{atoi(control["Min recovery ending loc's timeline"]), parseLSN(control["Minimum recovery ending location"])},
+	} {
+		if has.timeline != 0 && has.timeline != newest && has.position > forks[has.timeline] {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // checkMajor: data of one major version cannot be opened by another's server.
@@ -69,21 +122,25 @@ func (s *server) checkMajor(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%s is not empty, but no whole database: %w; restore it, or look at what is there; nothing is changed", s.dir, err)
 	}
-	text, err := s.processes.Output(ctx, s.quiet("postgres", "--version"))
-	if err != nil {
-		return fmt.Errorf("ask the image's postgres for its version: %w", err)
+	if s.major == "" {
+		text, err := s.processes.Output(ctx, s.quiet("postgres", "--version"))
+		if err != nil {
+			return fmt.Errorf("ask the image's postgres for its version: %w", err)
+		}
+		// postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)
+		_, version, _ := strings.Cut(text, "(PostgreSQL) ")
+		s.major = version[:len(version)-len(strings.TrimLeft(version, "0123456789"))]
 	}
-	// postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)
-	_, version, _ := strings.Cut(text, "(PostgreSQL) ")
-	image := version[:len(version)-len(strings.TrimLeft(version, "0123456789"))]
-	if have := strings.TrimSpace(string(data)); have != image {
-		return fmt.Errorf("the data is of PostgreSQL %s, the image of %s; changing the image does not upgrade a major version: go back to an image postgres:%s", have, image, have)
+	if have := strings.TrimSpace(string(data)); have != s.major {
+		return fmt.Errorf("the data is of PostgreSQL %s, the image of %s; changing the image does not upgrade a major version: go back to an image postgres:%s", have, s.major, have)
 	}
 	return nil
 }
 
 // controlData is what pg_controldata prints, by label.
 type controlData map[string]string
+
+func (c controlData) timeline() int { return atoi(c["Latest checkpoint's TimeLineID"]) }
 
 func (s *server) controlData(ctx context.Context, dir string) (controlData, error) {
 	text, err := s.processes.Output(ctx, s.quiet("pg_controldata", "-D", dir))

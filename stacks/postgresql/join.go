@@ -2,6 +2,7 @@ package postgresql
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,21 +19,41 @@ import (
 // Join copies the primary's database with pg_basebackup into a folder of its own
 // and renames it when it is whole.
 func (s *server) Join(ctx context.Context, orders api.MemberOrders, progress memberagent.Progress) error {
+	s.systemID = orders.SystemID
+	if err := s.awaitPrimary(ctx, orders, progress); err != nil {
+		return err
+	}
+	if err := s.copyPrimary(ctx, orders, progress); err != nil {
+		return err
+	}
+	return s.takeOver(s.temporary())
+}
+
+// awaitPrimary waits until the ordered primary is one and can be copied or followed.
+func (s *server) awaitPrimary(ctx context.Context, orders api.MemberOrders, progress memberagent.Progress) error {
 	if err := s.writePassfile(); err != nil {
 		return err
 	}
-	for {
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		d := s.askPrimary(ctx, orders, 0, 0)
 		if d.hopeless {
-			return fmt.Errorf("%s", d.message)
+			return errors.New(d.message)
 		}
 		if d.ready {
-			break
+			return nil
 		}
 		progress(d.message)
-		if err := wait(ctx, time.Second); err != nil {
+		if err := wait(ctx, pause); err != nil {
 			return err
 		}
+	}
+}
+
+// copyPrimary makes a whole copy of the primary's database, of a standby, in the
+// folder for a data directory in the making.
+func (s *server) copyPrimary(ctx context.Context, orders api.MemberOrders, progress memberagent.Progress) error {
+	if err := s.renewSlot(ctx, orders); err != nil {
+		return err
 	}
 	dir := s.temporary()
 	if err := s.freshDirectory(dir); err != nil {
@@ -56,11 +77,29 @@ func (s *server) Join(ctx context.Context, orders api.MemberOrders, progress mem
 	if id := control["Database system identifier"]; orders.SystemID != "" && id != orders.SystemID {
 		return fmt.Errorf("%s gave a copy of another database (system ID %s) than the application's (%s); the copy is not used", orders.Primary, id, orders.SystemID)
 	}
-	// Before the rename: without it the copy would be a second primary.
-	if err := s.write(filepath.Join(dir, "standby.signal"), ""); err != nil {
-		return err
+	// Before it gets its name: without it the copy would be a second primary.
+	return s.write(filepath.Join(dir, "standby.signal"), "")
+}
+
+// renewSlot makes this member's slot on the primary anew, if it has lost what it
+// should keep: a copy cannot use it as it is.
+func (s *server) renewSlot(ctx context.Context, orders api.MemberOrders) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	conn, err := s.dialPrimary(ctx, orders.Primary, s.superuser, s.superuserPassword, map[string]string{"synchronous_commit": "local"})
+	if err != nil {
+		return fmt.Errorf("ask %s for this member's slot: %s", orders.Primary, plain(err))
 	}
-	return s.takeOver(dir)
+	defer conn.Close(ctx)
+	slot := quoteLiteral(slotName(s.member))
+	table, err := rows(ctx, conn, "SELECT pg_drop_replication_slot(slot_name), pg_create_physical_replication_slot(slot_name, true) FROM pg_catalog.pg_replication_slots WHERE slot_name = "+slot+" AND wal_status = 'lost' AND NOT active")
+	if err != nil {
+		return fmt.Errorf("make this member's slot on %s anew: %s", orders.Primary, plain(err))
+	}
+	if len(table) > 0 {
+		s.log.Info("made the slot of this member anew, which had lost its WAL", "primary", orders.Primary)
+	}
+	return nil
 }
 
 // progressWriter takes pg_basebackup's standard error: its progress becomes the

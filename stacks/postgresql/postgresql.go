@@ -99,6 +99,7 @@ type server struct {
 	volume     string // mount point of the data volume
 	dir        string // PGDATA
 	bin        string // folder of the binaries
+	major      string // of the binaries, once asked
 	credential *syscall.Credential
 	socketDir  string
 	port       int
@@ -112,9 +113,9 @@ type server struct {
 	process  *memberagent.Process
 	role     api.Role
 	systemID string
-	timeline int
 	minimums map[string]int   // settings that a standby must not have lower
-	loaded   string           // openmanage.conf that the server has read
+	loaded   string           // openmanage.conf that the server was told to read
+	settled  bool             // the server has read it, and no receiver of before is left
 	synced   bool             // the roles' passwords are the secrets'
 	conn     *pgconn.PgConn   // nil: not connected
 	why      standbyDiagnosis // why it does not stream
@@ -151,7 +152,11 @@ func (s *server) Start(ctx context.Context, orders api.MemberOrders) (*memberage
 	if err != nil {
 		return nil, err
 	}
-	s.role, s.systemID, s.timeline, s.synced = data.Role, data.SystemID, data.Timeline, false
+	if data.Stale || data.Empty {
+		return nil, fmt.Errorf("the data in %s is no whole database to start from", s.dir)
+	}
+	s.role, s.systemID, s.synced, s.settled = data.Role, data.SystemID, false, true
+	s.why = standbyDiagnosis{}
 	s.minimums = nil
 	if s.role == api.RoleStandby {
 		s.minimums = control.settings()
@@ -159,7 +164,13 @@ func (s *server) Start(ctx context.Context, orders api.MemberOrders) (*memberage
 			return nil, err
 		}
 	}
+	if err := s.remove(filepath.Join(s.volume, superfileName)); err != nil {
+		return nil, err
+	}
 	if err := s.ownDirectory(); err != nil {
+		return nil, err
+	}
+	if err := s.finishPromotion(data.Role); err != nil {
 		return nil, err
 	}
 	if s.loaded, err = s.configure(s.dir, s.role, orders); err != nil {

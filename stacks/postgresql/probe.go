@@ -2,7 +2,9 @@ package postgresql
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,21 +18,21 @@ import (
 // being called.
 const probeQuery = `
 SELECT recovering,
-       CASE WHEN recovering THEN coalesce(receiver.received_tli, control.timeline_id)
+       CASE WHEN recovering THEN coalesce(receiver.received_tli, 0)
             ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
        pg_wal_lsn_diff(CASE WHEN recovering THEN greatest(received, replayed, '0/0') ELSE pg_current_wal_lsn() END, '0/0')::bigint,
        coalesce(receiver.status = 'streaming', false),
        greatest(pg_wal_lsn_diff(receiver.latest_end_lsn, replayed), 0)::bigint,
        CASE WHEN received = replayed THEN 0
             ELSE greatest(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), 0) END,
-       CASE WHEN recovering THEN 0 ELSE (SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND application_name <> 'openmanage') END,
-       current_setting('synchronous_standby_names') <> ''
+       CASE WHEN recovering THEN 0 ELSE (SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND sync_state IN ('sync', 'quorum')) END,
+       current_setting('synchronous_standby_names'),
+       pg_wal_lsn_diff(coalesce(replayed, '0/0'), '0/0')::bigint
 FROM (SELECT pg_is_in_recovery() AS recovering, pg_last_wal_receive_lsn() AS received, pg_last_wal_replay_lsn() AS replayed) own
-CROSS JOIN pg_control_checkpoint() control
 LEFT JOIN pg_stat_wal_receiver receiver ON true`
 
 // Probe asks the server itself. It is the one query a second that the engine
-// costs.
+// costs, while all is well.
 func (s *server) Probe(ctx context.Context, orders api.MemberOrders) memberagent.Probe {
 	p := memberagent.Probe{LagBytes: -1, LagSeconds: -1}
 	table, err := s.query(ctx, probeQuery)
@@ -42,36 +44,73 @@ func (s *server) Probe(ctx context.Context, orders api.MemberOrders) memberagent
 		return p
 	}
 	row := table[0]
-	streaming := row[3] == "t"
 	p.Up = true
-	p.Timeline = atoi(row[1])
-	p.Position, _ = strconv.ParseUint(row[2], 10, 64)
+	p.Timeline, p.Position = atoi(row[1]), parseBytes(row[2])
 	p.Version, _, _ = strings.Cut(s.conn.ParameterStatus("server_version"), " ") // 17.2 (Debian 17.2-1)
 	if row[0] != "t" {
 		p.Role, p.Healthy = api.RolePrimary, true
 		p.LagBytes, p.LagSeconds = 0, 0
-		p.Sync = row[7] == "t"
+		p.SyncNames = synchronousNames(row[7])
+		p.Sync = p.SyncNames != nil
 		if p.Sync && row[6] == "0" {
-			p.Message = "no standby streams: commits wait for one"
+			p.Message = "no standby streams: commits wait for one of " + strings.Join(p.SyncNames, ", ")
 		}
 		return p
 	}
-	p.Role, p.Streaming, p.Healthy = api.RoleStandby, streaming, streaming
-	if streaming {
+	p.Role = api.RoleStandby
+	primary := s.follows(orders)
+	if row[3] == "t" && primary != "" {
+		p.Streaming, p.Healthy = true, true
 		p.LagBytes = parseLag(row[4])
 		if seconds, err := strconv.ParseFloat(row[5], 64); err == nil {
 			p.LagSeconds = seconds
 		}
-		// With ANY 1 each standby that streams belongs to the quorum's candidates.
-		p.Sync = orders.SyncMode == "quorum" && len(orders.Members) >= quorumMembers
+		p.Sync = slices.Contains(orders.Sync, s.member)
 		s.why = standbyDiagnosis{}
 		return p
 	}
-	if time.Since(s.why.at) > diagnosisInterval {
-		s.why = s.askPrimary(ctx, orders, p.Timeline, p.Position)
+	// Without a receiver no view says on which timeline the data is: the control
+	// file's is that of the last checkpoint.
+	identified := s.identify(ctx, &p)
+	switch {
+	case primary == "":
+		p.Message = "the primary is being changed"
+	case identified != nil:
+		p.Message = "connecting to " + primary
+	default:
+		if s.why.primary != primary || time.Since(s.why.at) > diagnosisInterval {
+			last := s.why
+			s.why = s.askPrimary(ctx, orders, p.Timeline, parseBytes(row[8]))
+			// A slot that is just being made has no WAL for a moment.
+			s.why.diverged = s.why.diverged || s.why.lost && last.lost && last.primary == primary
+		}
+		p.Message, p.Diverged = s.why.message, s.why.diverged
 	}
-	p.Message = s.why.message
 	return p
+}
+
+// identify asks a standby, over the replication protocol, for the timeline that it
+// is on and the position that it has flushed or applied there.
+func (s *server) identify(ctx context.Context, p *memberagent.Probe) error {
+	conn, err := s.dial(ctx, map[string]string{"replication": "true"})
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	table, err := rows(ctx, conn, "IDENTIFY_SYSTEM")
+	if err == nil && (len(table) != 1 || len(table[0]) < 3) {
+		err = errors.New("IDENTIFY_SYSTEM gives no row")
+	}
+	if err != nil {
+		return err
+	}
+	p.Timeline, p.Position = atoi(table[0][1]), parseLSN(table[0][2])
+	return nil
+}
+
+func parseBytes(text string) uint64 {
+	n, _ := strconv.ParseUint(text, 10, 64)
+	return n
 }
 
 func parseLag(text string) int64 {
@@ -80,56 +119,4 @@ func parseLag(text string) int64 {
 		return -1
 	}
 	return n
-}
-
-// Adapt brings configuration, roles and replication slots in line with the
-// orders.
-func (s *server) Adapt(ctx context.Context, orders api.MemberOrders) error {
-	text, err := s.settings(s.role, orders)
-	if err != nil {
-		return err
-	}
-	if text != s.loaded {
-		if _, err := s.configure(s.dir, s.role, orders); err != nil {
-			return err
-		}
-		if _, err := s.query(ctx, "SELECT pg_reload_conf()"); err != nil {
-			return fmt.Errorf("reload the configuration: %w", err)
-		}
-		s.loaded = text
-		s.log.Info("reloaded the configuration for changed orders")
-	}
-	if s.role != api.RolePrimary {
-		return nil
-	}
-	if !s.synced {
-		if err := s.syncRoles(ctx); err != nil {
-			return err
-		}
-		s.synced = true
-	}
-	return s.makeSlots(ctx, orders.Members)
-}
-
-// makeSlots makes the replication slots of the other members. They reserve WAL at
-// once, so that none is missing when a copy begins. A slot of a member that is no
-// more is not dropped: what it holds back is bounded, and scaling in drops it.
-func (s *server) makeSlots(ctx context.Context, members []string) error {
-	table, err := s.query(ctx, "SELECT slot_name FROM pg_catalog.pg_replication_slots")
-	if err != nil {
-		return fmt.Errorf("list the replication slots: %w", err)
-	}
-	have := map[string]bool{}
-	for _, row := range table {
-		have[row[0]] = true
-	}
-	for _, member := range members {
-		if slot := slotName(member); member != s.member && !have[slot] {
-			if _, err := s.query(ctx, "SELECT pg_create_physical_replication_slot("+quoteLiteral(slot)+", true)"); err != nil {
-				return fmt.Errorf("make the replication slot of %s: %w", member, err)
-			}
-			s.log.Info("made the replication slot of a member", "member", member)
-		}
-	}
-	return nil
 }

@@ -4,31 +4,56 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"net"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// connect opens the one session that the engine has with its own server, over the
+// connect opens the one session that the engine keeps with its own server, over the
 // unix socket as the superuser, or returns the one that is open.
 func (s *server) connect(ctx context.Context) (*pgconn.PgConn, error) {
 	if s.conn != nil && !s.conn.IsClosed() {
 		return s.conn, nil
 	}
-	s.conn = nil
-	config, err := pgconn.ParseConfig(fmt.Sprintf("host=%s port=%d user=%s dbname=postgres sslmode=disable passfile='' application_name=openmanage", s.socketDir, s.port, s.superuser))
+	var err error
+	s.conn, err = s.dial(ctx, map[string]string{"statement_timeout": "5s"})
+	return s.conn, err
+}
+
+// dial opens another session with the own server.
+func (s *server) dial(ctx context.Context, parameters map[string]string) (*pgconn.PgConn, error) {
+	config, err := pgconn.ParseConfig(fmt.Sprintf("host=%s port=%d user=%s dbname=postgres sslmode=disable passfile='' application_name=%s", s.socketDir, s.port, s.superuser, ownName))
 	if err != nil {
 		return nil, fmt.Errorf("configure the session: %w", err)
 	}
 	config.ConnectTimeout = 2 * time.Second
+	maps.Copy(config.RuntimeParams, parameters)
 	// What the engine writes (roles) must not wait for standbys, which may need
 	// it to connect.
 	config.RuntimeParams["synchronous_commit"] = "local"
-	config.RuntimeParams["statement_timeout"] = "5s"
-	s.conn, err = pgconn.ConnectConfig(ctx, config)
-	return s.conn, err
+	return pgconn.ConnectConfig(ctx, config)
 }
+
+// dialPrimary opens a session with another member: as the superuser, or, over the
+// replication protocol, as the replicator.
+func (s *server) dialPrimary(ctx context.Context, member, user, password string, parameters map[string]string) (*pgconn.PgConn, error) {
+	host, port := s.address(member)
+	config, err := pgconn.ParseConfig(fmt.Sprintf("host=%s port=%d user=%s dbname=postgres sslmode=prefer passfile='' application_name=%s", host, port, user, ownName))
+	if err != nil {
+		return nil, fmt.Errorf("configure the session: %w", err)
+	}
+	config.Password = password
+	config.ConnectTimeout = 2 * time.Second
+	maps.Copy(config.RuntimeParams, parameters)
+	return pgconn.ConnectConfig(ctx, config)
+}
+
+// ownName is the engine's application_name: no standby's.
+const ownName = "openmanage"
 
 func (s *server) disconnect() {
 	if s.conn != nil {
@@ -68,19 +93,31 @@ func rows(ctx context.Context, conn *pgconn.PgConn, sql string) ([][]string, err
 }
 
 // plain makes an error of a connection short: what the server said, or why it
-// could not be asked.
+// could not be asked. With sslmode=prefer each address is tried twice, and pgx
+// tells of both.
 func plain(err error) string {
 	var refused *pgconn.PgError
-	if errors.As(err, &refused) {
+	var dial *net.OpError
+	var lookup *net.DNSError
+	switch {
+	case err == nil:
+		return "its answer makes no sense"
+	case errors.As(err, &refused):
 		return refused.Message
+	case errors.As(err, &lookup):
+		return lookup.Error()
+	case errors.As(err, &dial) && dial.Op == "dial" && dial.Addr != nil:
+		return fmt.Sprintf("%s: %v", dial.Addr, dial.Err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return "no answer in time"
 	}
-	var connect *pgconn.ConnectError
-	if errors.As(err, &connect) {
-		for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(inner) {
-			err = inner
+	var lines []string
+	for line := range strings.Lines(err.Error()) {
+		if line = strings.TrimSpace(line); line != "" && !slices.Contains(lines, line) {
+			lines = append(lines, line)
 		}
 	}
-	return strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
+	return strings.Join(lines, "; ")
 }
 
 func quoteIdentifier(name string) string {

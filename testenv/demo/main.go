@@ -66,7 +66,7 @@ func run(ctx context.Context, say *progress.Reporter) error {
 		`DROP TABLE IF EXISTS demo; CREATE TABLE demo (id int PRIMARY KEY); INSERT INTO demo SELECT generate_series(1, %d)`, rows)); err != nil {
 		return err
 	}
-	primary := members[0]
+	primary := primaryOf(members)
 	node, err := nodeNamed(c, primary.Node)
 	if err != nil {
 		return err
@@ -82,28 +82,46 @@ func run(ctx context.Context, say *progress.Reporter) error {
 		return err
 	}
 	var count string
-	err = product.Until(ctx, 3*time.Minute, "the primary back on another node", func(ctx context.Context) error {
-		now, err := p.Members(ctx, "pg")
-		if err != nil {
-			return err
-		}
-		if now[0].Node == primary.Node || now[0].Health != "healthy" {
-			return fmt.Errorf("%s is %s on %s: %s", now[0].Member, now[0].State, now[0].Node, now[0].Message)
-		}
-		count, err = p.SQL(ctx, "pg", "SELECT count(*) FROM demo")
+	err = product.Until(ctx, 3*time.Minute, "a primary that takes writes", func(ctx context.Context) error {
+		_, err := p.SQL(ctx, "pg", "CREATE TABLE IF NOT EXISTS demo_after (id int)")
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	failover := time.Since(killed)
-	say.Step("%s answers on another node after %.1f s, with %s of %d rows", primary.Member, failover.Seconds(), count, rows)
+	if count, err = p.SQL(ctx, "pg", "SELECT count(*) FROM demo"); err != nil {
+		return err
+	}
+	if members, err = p.Members(ctx, "pg"); err != nil {
+		return err
+	}
+	say.Step("%s takes writes after %.1f s, with %s of %d rows", primaryOf(members).Member, failover.Seconds(), count, rows)
+	var moved product.Member
+	err = product.Until(ctx, 3*time.Minute, primary.Member+" on another node", func(ctx context.Context) error {
+		if members, err = p.Members(ctx, "pg"); err != nil {
+			return err
+		}
+		for _, m := range members {
+			if m.Member == primary.Member {
+				moved = m
+			}
+		}
+		if moved.Node == primary.Node || moved.Health != "healthy" {
+			return fmt.Errorf("%s is %s on %s: %s", moved.Member, moved.State, moved.Node, moved.Message)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	say.Step("%s is back on %s as a %s, with its volume %s, after %.1f s", moved.Member, moved.Node, moved.Role, moved.Volume, time.Since(killed).Seconds())
 	if members, err = p.WaitHealthy(ctx, "pg", 3, 3*time.Minute); err != nil {
 		return err
 	}
 	show(members)
-	if members[0].Volume != primary.Volume {
-		return fmt.Errorf("%s has volume %s, it had %s", members[0].Member, members[0].Volume, primary.Volume)
+	if moved.Volume != primary.Volume {
+		return fmt.Errorf("%s has volume %s, it had %s", moved.Member, moved.Volume, primary.Volume)
 	}
 	streaming, err := p.SQL(ctx, "pg", "SELECT string_agg(application_name, ' ' ORDER BY application_name) FROM pg_stat_replication WHERE state = 'streaming'")
 	if err != nil {
@@ -125,6 +143,15 @@ func run(ctx context.Context, say *progress.Reporter) error {
 	}
 	fmt.Printf("demo: ok failover=%.1fs rows=%s/%d\n", failover.Seconds(), count, rows)
 	return nil
+}
+
+func primaryOf(members []product.Member) product.Member {
+	for _, m := range members {
+		if m.Role == "primary" {
+			return m
+		}
+	}
+	return members[0]
 }
 
 func nodeNamed(c *cluster.Cluster, name string) (*cluster.Node, error) {

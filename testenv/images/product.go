@@ -4,11 +4,13 @@ import (
 	"archive/tar"
 	"context"
 	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -91,6 +93,9 @@ func (b *Builder) Plugin(ctx context.Context, binary, config, name string) error
 	if err != nil {
 		return fmt.Errorf("configuration of the plugin: %w", err)
 	}
+	if settings, err = confined(settings); err != nil {
+		return fmt.Errorf("configuration of the plugin: %w", err)
+	}
 	engine, err := client.New(client.WithHost(host.EngineHost))
 	if err != nil {
 		return err
@@ -114,6 +119,20 @@ func (b *Builder) Plugin(ctx context.Context, binary, config, name string) error
 	// This machine does not use it; in the registry it stays.
 	_, err = host.Docker(ctx, "plugin", "rm", "--force", local)
 	return err
+}
+
+// confined takes from the plugin's configuration the capability that nodes in
+// containers do not have, and without which an engine would not start the plugin.
+// It is there for ext4, which then grows at its next mount only.
+func confined(config []byte) ([]byte, error) {
+	var settings map[string]any
+	if err := json.Unmarshal(config, &settings); err != nil {
+		return nil, err
+	}
+	linux, _ := settings["linux"].(map[string]any)
+	all, _ := linux["capabilities"].([]any)
+	linux["capabilities"] = slices.DeleteFunc(all, func(c any) bool { return c == "CAP_SYS_RESOURCE" })
+	return json.Marshal(settings)
 }
 
 // writePlugin writes the tar that Docker makes a plugin from: config.json and

@@ -64,3 +64,13 @@ func TestTagsOfPostgresShareTheirRootFilesystem(t *testing.T) {
 	a.Config, b.Config = nil, nil
 	assert.Equal(t, a.Hash(), b.Hash())
 }
+
+func TestNodesInContainersGetAPluginTheyCanStart(t *testing.T) {
+	config, err := os.ReadFile("../../volumeplugin/config.json")
+	assert.NilError(t, err)
+	assert.Assert(t, bytes.Contains(config, []byte(`"CAP_SYS_RESOURCE"`)))
+	got, err := confined(config)
+	assert.NilError(t, err)
+	assert.Assert(t, !bytes.Contains(got, []byte("CAP_SYS_RESOURCE")))
+	assert.Assert(t, bytes.Contains(got, []byte(`"CAP_SYS_ADMIN"`)))
+}

@@ -325,12 +325,17 @@ func Size(device, fstype string) (int64, error) {
 // to have anything to do: less than this a filesystem cannot use.
 const growStep = 16 << 20
 
-// Grow enlarges the filesystem to its device, if that has become larger, and says
-// whether it did. ext4 is grown while it is not mounted (target ""; online it would
-// take CAP_SYS_RESOURCE), XFS while it is mounted on target; the call for the
-// other moment does nothing.
+// ErrMounted: the filesystem cannot be enlarged while it is mounted, only before
+// its next mount.
+var ErrMounted = errors.New("cannot grow while it is mounted")
+
+// Grow enlarges the filesystem of fstype on device to its device, if that has
+// become larger, and says whether it did. target is where it is mounted, and may be
+// in use; "": it is not mounted, when XFS cannot grow and nothing is done. ext4
+// takes CAP_SYS_RESOURCE to grow while it is mounted (ioctl EXT4_IOC_RESIZE_FS):
+// without it the error is ErrMounted.
 func Grow(ctx context.Context, device, fstype, target string, deviceSize int64) (bool, error) {
-	if (fstype == XFS) != (target != "") {
+	if fstype == XFS && target == "" {
 		return false, nil
 	}
 	size, err := Size(device, fstype)
@@ -339,15 +344,21 @@ func Grow(ctx context.Context, device, fstype, target string, deviceSize int64) 
 	}
 	grow := command(ctx, "xfs_growfs", target)
 	if fstype == Ext4 {
+		grow = command(ctx, "resize2fs", device)
+	}
+	if fstype == Ext4 && target == "" {
 		// resize2fs insists on a full check before it.
 		out, err := command(ctx, "e2fsck", "-f", "-p", device).CombinedOutput()
 		var exit *exec.ExitError
 		if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) {
 			return false, fmt.Errorf("check %s before growing it: %w: %s", device, err, lastLine(out))
 		}
-		grow = command(ctx, "resize2fs", device)
 	}
-	if out, err := grow.CombinedOutput(); err != nil {
+	out, err := grow.CombinedOutput()
+	switch {
+	case err != nil && strings.Contains(string(out), "Permission denied to resize"):
+		return false, fmt.Errorf("grow %s on %s: it takes CAP_SYS_RESOURCE: %w", fstype, device, ErrMounted)
+	case err != nil:
 		return false, fmt.Errorf("grow %s on %s from %d to %d bytes: %w: %s", fstype, device, size, deviceSize, err, lastLine(out))
 	}
 	return true, nil

@@ -1,0 +1,155 @@
+package commands
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
+
+	"github.com/openmanage/openmanage/cli-plugin/internal/fakeswarm"
+	"github.com/openmanage/openmanage/internal/store"
+)
+
+// answering returns a Swarm with pg whose manager ends each operation as end says.
+func answering(t *testing.T, end func(*store.Operation)) (*fakeswarm.Client, *[]store.Operation) {
+	t.Helper()
+	docker := installed(t)
+	fakeswarm.Put(t, docker, store.KindApplication, "pg", pg(0))
+	var asked []store.Operation
+	busy := false
+	docker.OnConfigChange = func() {
+		if busy {
+			return
+		}
+		busy = true
+		defer func() { busy = false }()
+		for _, name := range docker.Records() {
+			short, ok := strings.CutPrefix(name, "openmanage.operation.")
+			if !ok {
+				continue
+			}
+			_, _ = store.Modify(t.Context(), store.New(docker), store.KindOperation, short, func(op *store.Operation) (bool, error) {
+				if op.Ended != nil {
+					return false, nil
+				}
+				asked = append(asked, *op)
+				now := time.Now()
+				op.Ended, op.State = &now, store.OperationDone
+				op.Steps = []store.OperationStep{{Time: now, Text: "doing it"}}
+				if end != nil {
+					end(op)
+				}
+				return true, nil
+			})
+		}
+	}
+	return docker, &asked
+}
+
+func TestOperationsAreAskedForAndFollowed(t *testing.T) {
+	for _, tc := range []struct {
+		args string
+		kind string
+		want string // in the request
+		out  string
+	}{
+		{"switchover pg --to pg-2", store.OperationSwitchover, `{"to":"pg-2"}`, "is the primary of pg"},
+		{"promote pg --force --yes", store.OperationPromote, `{}`, "is the primary of pg"},
+		{"restart pg --order primary-first", store.OperationRestart, `{"order":"primary-first"}`, "is the primary of pg"},
+		{"upgrade pg --image postgres:17.9", store.OperationUpgrade, `"image":"postgres:17.9`, "pg runs postgres:17.9"},
+		{"scale pg --replicas 5", store.OperationScale, `{"members":5}`, "pg has 3 members"},
+		{"scale pg --remove pg-3", store.OperationScale, `{"remove":"pg-3"}`, "pg has 3 members"},
+		{"volume expand pg --size 20GiB", store.OperationExpand, `{"size":21474836480}`, "the volumes of pg have 20GiB"},
+		{"stop pg", store.OperationStop, `{}`, "docker openmanage start pg"},
+		{"start pg", store.OperationStart, `{}`, "is the primary of pg"},
+	} {
+		t.Run(tc.args, func(t *testing.T) {
+			docker, asked := answering(t, nil)
+			s := session{docker: docker}
+			assert.NilError(t, s.run(t, strings.Fields(tc.args)...))
+			assert.Equal(t, len(*asked), 1)
+			assert.Equal(t, (*asked)[0].Kind, tc.kind)
+			assert.Equal(t, (*asked)[0].Target, "pg")
+			assert.Check(t, is.Contains((*asked)[0].Request, tc.want))
+			assert.Check(t, is.Contains(s.out.String(), tc.out))
+			assert.Check(t, is.Contains(s.err.String(), "doing it"))
+		})
+	}
+}
+
+func TestAFailedOperationFailsTheCommand(t *testing.T) {
+	docker, _ := answering(t, func(op *store.Operation) { op.State, op.Error = store.OperationFailed, "no standby is ready" })
+	s := session{docker: docker}
+	assert.ErrorContains(t, s.run(t, "switchover", "pg"), "switchover of pg failed: no standby is ready")
+	assert.NilError(t, s.run(t, "operation", "ls", "--format", "{{.Kind}} {{.Target}} {{.State}} {{.Step}}"))
+	assert.Equal(t, s.out.String(), "switchover pg failed no standby is ready\n")
+}
+
+func TestAnOperationThatTakesLongGoesOn(t *testing.T) {
+	docker := installed(t)
+	fakeswarm.Put(t, docker, store.KindApplication, "pg", pg(0))
+	s := session{docker: docker}
+	assert.ErrorContains(t, s.run(t, "restart", "pg", "--timeout", "10ms"), "has not ended within 10ms; it goes on")
+	assert.NilError(t, s.run(t, "restart", "pg", "--detach"))
+	name := strings.TrimSpace(s.out.String())
+	assert.Assert(t, strings.HasPrefix(name, "pg."), name)
+
+	s = session{docker: docker}
+	assert.NilError(t, s.run(t, "operation", "cancel", name))
+	op, err := store.Get[store.Operation](t.Context(), store.New(docker), store.KindOperation, name)
+	assert.NilError(t, err)
+	assert.Assert(t, op.Value.Cancel)
+	assert.NilError(t, s.run(t, "operation", "inspect", name))
+	assert.Check(t, is.Contains(s.out.String(), "Kind:      restart"))
+	assert.ErrorContains(t, s.run(t, "operation", "cancel", "pg.000000"), "no such operation")
+}
+
+func TestPromoteNamesWhatCanBeLost(t *testing.T) {
+	docker, asked := answering(t, nil)
+	s := session{docker: docker}
+	assert.ErrorContains(t, s.run(t, "promote", "pg"), "would be lost, for good")
+	assert.ErrorContains(t, s.run(t, "promote", "pg", "--force"), "add --yes")
+	s = session{docker: docker, terminal: true, stdin: "n\n"}
+	assert.ErrorContains(t, s.run(t, "promote", "pg", "--force"), "nothing was changed")
+	assert.Equal(t, len(*asked), 0)
+}
+
+func TestUpgradeDryRunPrintsThePlan(t *testing.T) {
+	docker, asked := answering(t, nil)
+	s := session{docker: docker}
+	assert.NilError(t, s.run(t, "upgrade", "pg", "--image", "postgres:17.9", "--dry-run"))
+	assert.Equal(t, s.out.String(), `1. restart with postgres:17.9 the standby pg-3, wait until it is healthy
+2. restart with postgres:17.9 the standby pg-2, wait until it is healthy
+3. hand over from pg-1 to the most advanced standby
+4. restart with postgres:17.9 pg-1, now a standby, wait until it is healthy
+`)
+	assert.Equal(t, len(*asked), 0)
+}
+
+func TestBadInputToOperations(t *testing.T) {
+	docker, asked := answering(t, nil)
+	docker.DistributionInspectFunc = func(string) error { return errNoImage{} }
+	for args, want := range map[string]string{
+		"switchover no-such":            "no-such",
+		"upgrade pg":                    "--image is missing",
+		"upgrade pg --image postgres:x": "cannot be pulled",
+		"scale pg":                      "either --replicas N or --remove",
+		"scale pg --replicas 0":         "has 1 to",
+		"scale pg --remove pg-9":        "has no member pg-9",
+		"volume expand pg":              "it is no size",
+		"volume expand pg --size big":   "it is no size",
+		"restart pg --order reverse":    "choose primary-last or primary-first",
+		"operation inspect pg.000000":   "no such operation",
+		"switchover":                    "requires 1 argument",
+	} {
+		s := session{docker: docker}
+		assert.Check(t, is.ErrorContains(s.run(t, strings.Fields(args)...), want), args)
+	}
+	assert.Equal(t, len(*asked), 0)
+}
+
+type errNoImage struct{}
+
+func (errNoImage) Error() string { return "no such image" }

@@ -1,0 +1,427 @@
+package swarmmanager
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/store"
+)
+
+// Who is the primary of an application, and how that changes.
+//
+// A commit is acknowledged when any one of the standbys that the primary waits for
+// has it. So whoever has what all of them have, has all that was ever
+// acknowledged: nobody becomes the primary before every voter was heard after it
+// had stopped to receive from the former one. From that moment the former primary
+// can acknowledge nothing more, whatever has become of it. That it also runs no
+// more is a condition of its own (formerIsGone).
+//
+// All of it is steps of one record: the orders that follow from a step are given
+// only after the record was written, and a step is taken only on what members
+// have said under the orders of the step before (api.MemberStatus.Term).
+
+const (
+	// downAlive is how long a primary whose node answers may be unhealthy before
+	// another member is made the primary: most servers recover faster.
+	downAlive = 5 * time.Second
+	// downFree is the same for one whose container is gone, so that it is certain
+	// not to run; Swarm needs several seconds to start another.
+	downFree = time.Second
+	// downSilent is the same for one whose agent is silent while its node answers.
+	downSilent = 10 * time.Second
+	// coldStart is added to both while the application starts, when the first
+	// containers that run need not be the primary's.
+	coldStart = 30 * time.Second
+	// handoverPatience is how long a change of the primary may wait for the member
+	// it needs before the former primary gets its place back.
+	handoverPatience = 10 * time.Second
+	// orderlyPatience is the same while the former primary is still stopping:
+	// the last checkpoint of a large database takes its time.
+	orderlyPatience = 60 * time.Second
+	// voterPatience is how long a standby may lag behind in a bad state before
+	// the primary no longer counts on it, and after that how long a standby that
+	// the primary was told not to count on stays a voter: orders that are still
+	// under way have arrived or are void by then.
+	voterPatience = 10 * time.Second
+)
+
+// eventFunc notes what has happened to a member.
+type eventFunc func(member, kind, format string, args ...any)
+
+// planPrimary decides about the primary and the voters of app, an application
+// whose members are observed. It changes nothing but app.
+func planPrimary(o *observed, old store.Application, app *store.Application, event eventFunc) {
+	if !app.Initialized {
+		app.Sync, app.Voters = nil, nil
+		if syncOn(app) {
+			app.Sync = others(app, app.Primary)
+			app.Voters = app.Sync
+		}
+		return
+	}
+	if app.Handover != nil {
+		planHandover(o, app, event)
+	} else {
+		planFailover(o, old, app, event)
+	}
+	if app.Handover == nil {
+		planVoters(o, app)
+	}
+}
+
+// syncOn tells whether a commit waits for a standby. With two members the loss of
+// either would stop all writes, which only strict asks for.
+func syncOn(app *store.Application) bool {
+	switch app.SyncMode {
+	case "strict":
+		return len(app.Members) >= 2
+	case "quorum":
+		return len(app.Members) >= 3
+	}
+	return false
+}
+
+func others(app *store.Application, member string) []string {
+	var names []string
+	for _, m := range app.Members {
+		if m.Name != member {
+			names = append(names, m.Name)
+		}
+	}
+	return names
+}
+
+func memberOf(app *store.Application, name string) (store.Member, bool) {
+	for _, m := range app.Members {
+		if m.Name == name {
+			return m, true
+		}
+	}
+	return store.Member{}, false
+}
+
+// word is what a member said within a lease.
+func (o *observed) word(m store.Member) (liveStatus, bool) {
+	s, ok := o.statuses[m.Volume]
+	return s, ok && s.age < api.LeaseDuration
+}
+
+// planFailover begins a change of the primary if it is lost and another can take
+// its place.
+func planFailover(o *observed, old store.Application, app *store.Application, event eventFunc) {
+	primary, ok := memberOf(app, app.Primary)
+	if !ok {
+		return // its service was removed
+	}
+	if s, heard := o.word(primary); heard && s.Healthy && s.Role == api.RolePrimary {
+		app.PrimaryDown, app.PrimaryCold = nil, false
+		return
+	}
+	if !o.steady {
+		return
+	}
+	if !othersHeard(o, app) {
+		// The application is stopped, or everything is: who comes up first says
+		// nothing about who does not.
+		app.PrimaryDown, app.PrimaryCold = nil, true
+		return
+	}
+	if app.PrimaryDown == nil {
+		now, was := o.now, false
+		if m, ok := memberOf(&old, app.Primary); ok {
+			was = m.Healthy
+		}
+		app.PrimaryDown, app.PrimaryCold = &now, app.PrimaryCold || !was
+	}
+	o.lookAgain()
+	why := lost(o, app, primary)
+	if why == "" {
+		return
+	}
+	switch {
+	case app.NoFailover:
+		app.Problems = append(app.Problems, fmt.Sprintf("the primary %s is lost (%s); no other takes its place, as label %s=false wants it", primary.Name, why, api.LabelFailover))
+		return
+	case !syncOn(app):
+		if len(app.Members) > 1 {
+			app.Problems = append(app.Problems, fmt.Sprintf("the primary %s is lost (%s); without synchronous replication another member may lack what it acknowledged: it comes back with its own data, or choose another with `docker openmanage promote %s`", primary.Name, why, app.Name))
+		}
+		return
+	}
+	if _, _, err := candidate(o, app, primary.Name, false, 0); err != nil {
+		app.Problems = append(app.Problems, fmt.Sprintf("the primary %s is lost (%s) and nobody can take its place: %v", primary.Name, why, err))
+		return
+	}
+	beginHandover(o, app, store.Handover{From: primary.Name, Reason: why})
+	event(primary.Name, "failover", "primary lost: %s; choosing another", why)
+}
+
+func othersHeard(o *observed, app *store.Application) bool {
+	return slices.ContainsFunc(app.Members, func(m store.Member) bool {
+		_, heard := o.word(m)
+		return heard && m.Name != app.Primary
+	})
+}
+
+// beginHandover is the first step of every change of the primary.
+func beginHandover(o *observed, app *store.Application, h store.Handover) {
+	h.Since = o.now
+	if h.Operation != "" {
+		app.LastChange, app.LastFrom = h.Operation, h.From
+	}
+	app.Handover = &h
+	app.Term++
+	o.lookAgain()
+}
+
+// lost says why the primary is lost, or "". It is asked while the primary is not
+// healthy.
+func lost(o *observed, app *store.Application, primary store.Member) string {
+	v, ok := o.volumes[primary.Volume]
+	if !ok {
+		return ""
+	}
+	down := o.precise.Sub(*app.PrimaryDown)
+	owner := v.Value.Owner
+	status, heard := o.word(primary)
+	if app.PrimaryCold {
+		down -= coldStart
+	}
+	switch {
+	case owner != nil && o.gone(owner.Node):
+		if o.bar(owner.Node) != nil {
+			return "" // promised: it may go on for a while, and does its work
+		}
+		return fmt.Sprintf("node %s does not answer", owner.Hostname)
+	case owner == nil && down > downFree:
+		return "its container is gone"
+	case owner != nil && heard && down > downAlive:
+		return fmt.Sprintf("its server is %s: %s", status.State, status.Message)
+	case owner != nil && !heard && down > downSilent:
+		return fmt.Sprintf("its agent on node %s does not answer", owner.Hostname)
+	}
+	return ""
+}
+
+// candidate returns the standby that has what every voter has, or says why there
+// is none. term: only what was said under the orders of this term counts; 0: the
+// receivers have not stopped yet, so the answer is only that there would be one.
+func candidate(o *observed, app *store.Application, from string, force bool, term uint64) (store.Member, store.Promotion, error) {
+	var best store.Member
+	var reached store.Promotion
+	var missing []string
+	for _, m := range app.Members {
+		if m.Name == from {
+			continue
+		}
+		s, heard := o.word(m)
+		voter := slices.Contains(app.Voters, m.Name)
+		if !heard || s.Term < term || s.Term > app.Term {
+			if voter {
+				missing = append(missing, m.Name)
+			}
+			continue
+		}
+		if !s.Initialized { // it has copied nothing yet, and so acknowledged nothing
+			continue
+		}
+		if s.State != api.StateRunning && s.State != api.StateJoining || s.Role != api.RoleStandby {
+			if voter {
+				missing = append(missing, m.Name)
+			}
+			continue
+		}
+		at := store.Promotion{Timeline: s.Timeline, Position: s.Position}
+		if best.Name == "" || at.Timeline > reached.Timeline || at.Timeline == reached.Timeline && at.Position > reached.Position {
+			best, reached = m, at
+		}
+	}
+	switch {
+	case len(missing) > 0 && !force:
+		return best, reached, fmt.Errorf("%s may have acknowledged writes that no other has, and is not heard; bring it back, or lose them with `docker openmanage promote %s --force`", strings.Join(missing, ", "), app.Name)
+	case best.Name == "":
+		return best, reached, fmt.Errorf("no standby runs; see `docker openmanage ps %s`", app.Name)
+	case app.Promotion != nil && !force && (reached.Timeline < app.Promotion.Timeline || reached.Position < app.Promotion.Position):
+		// Voters are of the time since the last change of the primary. What was
+		// acknowledged before, the member that was chosen then had.
+		return best, reached, fmt.Errorf("%s, the most advanced standby, lacks what %s had when it became the primary; bring %s back, or lose that with `docker openmanage promote %s --force`", best.Name, from, from, app.Name)
+	}
+	return best, reached, nil
+}
+
+// formerIsGone tells whether the former primary cannot run, and how that is known.
+func formerIsGone(o *observed, app *store.Application, from store.Member) bool {
+	v, ok := o.volumes[from.Volume]
+	if !ok {
+		return true
+	}
+	owner := v.Value.Owner
+	if owner == nil {
+		return true // to run it has to ask for its volume, and then for its role
+	}
+	if s, heard := o.word(from); heard && s.node == owner.Node {
+		return s.Term == app.Term && s.Role != api.RolePrimary
+	}
+	// It was told that it leads no more, or its lease is over and nobody renews it.
+	return o.expired(owner.Node) && o.bar(owner.Node) == nil
+}
+
+// planHandover takes the next step of a change of the primary.
+func planHandover(o *observed, app *store.Application, event eventFunc) {
+	h := app.Handover
+	o.lookAgain()
+	from, known := memberOf(app, h.From)
+	if !known || !o.steady {
+		if !known { // its service was removed meanwhile
+			from = store.Member{Name: h.From, Volume: h.From}
+		} else {
+			return
+		}
+	}
+	waited := o.precise.Sub(h.Since)
+	if h.Orderly {
+		planOrderly(o, app, from, waited, event)
+		return
+	}
+	to, reached, err := candidate(o, app, h.From, h.Force, app.Term)
+	if err == nil && h.To != "" && h.To != to.Name && h.Force {
+		// Asked for by name: what the better one has more is lost, as was confirmed.
+		if m, ok := memberOf(app, h.To); ok {
+			if s, heard := o.word(m); heard && s.Term == app.Term && s.Role == api.RoleStandby {
+				to, reached = m, store.Promotion{Timeline: s.Timeline, Position: s.Position}
+			}
+		}
+	}
+	if err == nil && formerIsGone(o, app, from) {
+		completeHandover(o, app, to, reached, event)
+		return
+	}
+	status, heard := o.word(from)
+	if v := o.volumes[from.Volume].Value; !heard && v.Owner != nil && !o.gone(v.Owner.Node) {
+		// Its node answers and its agent does not: the plugin ends it.
+		o.revoke(v.Name, v.Epoch)
+	}
+	if waited > handoverPatience && heard && status.Term == app.Term && err != nil {
+		abandonHandover(app, fmt.Sprintf("nobody can take its place: %v", err), event)
+	}
+}
+
+// planOrderly waits until the former primary has stopped and its successor has all
+// it wrote.
+func planOrderly(o *observed, app *store.Application, from store.Member, waited time.Duration, event eventFunc) {
+	h := app.Handover
+	to, ok := memberOf(app, h.To)
+	status, heard := o.word(to)
+	former, formerHeard := o.word(from)
+	stopped := formerHeard && former.Term == app.Term && former.Role != api.RolePrimary
+	healthy := ok && heard && status.Role == api.RoleStandby
+	switch {
+	case stopped && healthy && status.Term == app.Term && former.Position != 0 && status.Position >= former.Position && status.Timeline == former.Timeline:
+		completeHandover(o, app, to, store.Promotion{Timeline: status.Timeline, Position: status.Position}, event)
+	case stopped && (!healthy || waited > handoverPatience+orderlyPatience):
+		abandonHandover(app, fmt.Sprintf("%s did not get all that %s wrote", h.To, h.From), event)
+	case stopped && waited > handoverPatience && former.Position == 0:
+		abandonHandover(app, "it did not stop in order", event)
+	case !stopped && !healthy:
+		abandonHandover(app, h.To+" is no longer ready for it", event)
+	case !stopped && waited > orderlyPatience && formerHeard:
+		abandonHandover(app, "it did not stop in time", event)
+	case !stopped && !formerHeard && formerIsGone(o, app, from):
+		// It died on the way: from here on it is a failover.
+		next := *h
+		next.Orderly, next.To, next.Reason = false, "", h.Reason+"; it was lost on the way"
+		app.Handover = &next
+		app.Term++
+		event(h.From, "failover", "lost while it handed over; choosing another primary")
+	}
+}
+
+// completeHandover names the new primary.
+func completeHandover(o *observed, app *store.Application, to store.Member, reached store.Promotion, event eventFunc) {
+	h := app.Handover
+	// Voters are counted from the new primary's first commit on: it waits for those
+	// that are ready to follow it. The others are counted when they do.
+	app.Sync = nil
+	for _, m := range app.Members {
+		s, heard := o.word(m)
+		if syncOn(app) && m.Name != to.Name && m.Name != h.From && heard && s.Term == app.Term && s.Role == api.RoleStandby {
+			app.Sync = append(app.Sync, m.Name)
+		}
+	}
+	if syncOn(app) && app.Sync == nil {
+		app.Sync = others(app, to.Name)
+	}
+	app.Voters, app.SyncSince = app.Sync, nil
+	app.Primary, app.Handover, app.PrimaryDown, app.PrimaryCold = to.Name, nil, nil, false
+	app.Promotion = &reached
+	app.Term++
+	kind := "failover"
+	if h.Orderly {
+		kind = "switchover"
+	}
+	event(to.Name, kind, "primary instead of %s: %s", h.From, h.Reason)
+}
+
+// abandonHandover gives the former primary its place back.
+func abandonHandover(app *store.Application, why string, event eventFunc) {
+	h := app.Handover
+	app.Handover, app.PrimaryDown, app.PrimaryCold = nil, nil, false
+	app.Term++
+	event(h.From, "failover", "stays the primary: %s", why)
+}
+
+// planVoters keeps the set of standbys that commits wait for.
+func planVoters(o *observed, app *store.Application) {
+	if !syncOn(app) {
+		app.Sync, app.Voters, app.SyncSince = nil, nil, nil
+		return
+	}
+	var want, streaming []string
+	for _, m := range app.Members {
+		if m.Name == app.Primary {
+			continue
+		}
+		s, heard := o.word(m)
+		counted := slices.Contains(app.Sync, m.Name)
+		switch {
+		case heard && s.Streaming:
+			want, streaming = append(want, m.Name), append(streaming, m.Name)
+		case counted && (!o.steady || o.now.Sub(m.Since) < voterPatience):
+			want = append(want, m.Name)
+		}
+	}
+	if len(streaming) == 0 {
+		// There must be one: the last to be counted on stays, and commits wait.
+		for _, name := range app.Sync {
+			if _, there := memberOf(app, name); there && !slices.Contains(want, name) {
+				want = append(want, name)
+			}
+		}
+	}
+	if len(want) == 0 {
+		want = others(app, app.Primary)
+	}
+	slices.Sort(want)
+	voters := slices.Clone(want)
+	primary, _ := memberOf(app, app.Primary)
+	s, heard := o.word(primary)
+	settled := heard && s.Healthy && s.Term == app.Term && app.SyncSince != nil && o.now.Sub(*app.SyncSince) >= voterPatience
+	for _, name := range app.Voters {
+		if slices.Contains(want, name) || name == app.Primary {
+			continue
+		}
+		if !slices.Contains(app.Sync, name) && settled && !slices.Contains(strings.Split(s.SyncNames, ","), name) {
+			continue // the primary has not waited for it for long
+		}
+		voters = append(voters, name)
+	}
+	slices.Sort(voters)
+	if !slices.Equal(want, app.Sync) {
+		now := o.now
+		app.SyncSince = &now
+	}
+	app.Sync, app.Voters = want, slices.Compact(voters)
+}

@@ -1,0 +1,412 @@
+package swarmmanager
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	dockerswarm "github.com/moby/moby/api/types/swarm"
+
+	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/store"
+)
+
+// The simulation lets the planner of the primary decide for members that keep the
+// contract of agent and engine, under random crashes, cuts and delays, and checks
+// after each tick that there are never two primaries and that every acknowledged
+// commit is in the present primary's log.
+
+const simTick = 100 * time.Millisecond
+
+// simMember is a member with its node.
+type simMember struct {
+	name string
+	node string
+
+	log      []int // commits
+	timeline int
+	primary  bool // kind of the data: no standby.signal
+
+	running bool
+	up      time.Duration // when the container will run again; 0: it runs
+	down    bool          // the node is down
+	cut     bool          // from the leader
+	loss    map[string]bool
+
+	orders  *api.MemberOrders
+	lease   time.Duration // until when
+	term    uint64
+	follows string
+	sync    []string // in force in the server
+
+	owned bool
+	said  []simWord // under way to the leader
+}
+
+type simWord struct {
+	at     time.Duration
+	status api.MemberStatus
+}
+
+type sim struct {
+	t       *testing.T
+	rnd     *rand.Rand
+	now     time.Duration
+	members []*simMember
+	app     store.Application
+	heard   map[string]time.Duration // by node, when
+	words   map[string]liveStatus
+	settled time.Duration // when the leader is
+	next    int
+	acked   []int
+	checked map[string]int // how many of acked were found, by primary and timeline
+	history []string
+}
+
+func newSim(t *testing.T, seed uint64, n int) *sim {
+	s := &sim{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), now: time.Hour, heard: map[string]time.Duration{}, words: map[string]liveStatus{}, checked: map[string]int{}}
+	for i := 1; i <= n; i++ {
+		m := &simMember{name: fmt.Sprintf("pg-%d", i), node: fmt.Sprintf("n%d", i), timeline: 1, owned: true, loss: map[string]bool{}, primary: i == 1}
+		s.members = append(s.members, m)
+	}
+	s.plan(false)
+	s.app.Initialized, s.app.SystemID = true, "42"
+	s.settled = s.now
+	return s
+}
+
+func (s *sim) logf(format string, args ...any) {
+	s.history = append(s.history, fmt.Sprintf("%6.1fs ", (s.now-time.Hour).Seconds())+fmt.Sprintf(format, args...))
+}
+
+func (s *sim) fatalf(format string, args ...any) {
+	s.t.Helper()
+	for _, line := range s.history[max(0, len(s.history)-60):] {
+		s.t.Log(line)
+	}
+	s.t.Fatalf(format, args...)
+}
+
+func (s *sim) member(name string) *simMember {
+	i := slices.IndexFunc(s.members, func(m *simMember) bool { return m.name == name })
+	if i < 0 {
+		return nil
+	}
+	return s.members[i]
+}
+
+func (m *simMember) alive() bool { return !m.down && m.up == 0 }
+
+func (m *simMember) position() uint64 { return uint64(len(m.log)) * 10 }
+
+// observe is what the leader knows.
+func (s *sim) observe() *observed {
+	o := observation()
+	o.services, o.statuses, o.volumes = map[string][]dockerswarm.Service{}, map[string]liveStatus{}, map[string]store.Record[api.Volume]{}
+	o.precise = time.Unix(0, 0).Add(s.now).UTC()
+	o.now = o.precise.Truncate(time.Second)
+	o.steady = s.now-s.settled > api.LeaseDuration+api.LeaderWriteBound+api.LeaseMargin
+	o.silence = func(node string) (time.Duration, bool) {
+		at, ok := s.heard[node]
+		return s.now - at, ok
+	}
+	for i, m := range s.members {
+		service := dockerswarm.Service{ID: m.name}
+		service.Spec.Name = m.name
+		service.Spec.Labels = map[string]string{api.LabelApplication: "pg", api.LabelType: "postgresql", api.LabelMember: m.name, api.LabelSlot: fmt.Sprint(i + 1), api.LabelVolume: m.name}
+		o.services["pg"] = append(o.services["pg"], service)
+		v := api.Volume{VolumeSpec: api.VolumeSpec{Name: m.name, Application: "pg", Member: m.name}, LastNode: m.node}
+		if m.owned {
+			v.Owner = &api.Owner{Node: m.node, Hostname: m.node}
+		}
+		o.volumes[m.name] = store.Record[api.Volume]{Name: m.name, Value: v}
+		o.nodes[m.node] = dockerswarm.Node{ID: m.node, Description: dockerswarm.NodeDescription{Hostname: m.node}, Status: dockerswarm.NodeStatus{State: dockerswarm.NodeStateReady}}
+		if w, ok := s.words[m.name]; ok {
+			w.age = s.now - w.at
+			o.statuses[m.name] = w
+		}
+	}
+	return o
+}
+
+// plan lets the leader decide and record.
+func (s *sim) plan(exists bool) {
+	next, events := planApplication(s.observe(), "pg", s.app, exists)
+	s.app = next
+	for _, e := range events {
+		if e.Kind != "state" {
+			s.logf("leader: %s %s: %s", e.Kind, e.Member, e.Text)
+		}
+	}
+}
+
+// status is what an agent says.
+func (m *simMember) status() api.MemberStatus {
+	st := api.MemberStatus{Application: "pg", Member: m.name, Volume: m.name, State: api.StateWaiting, Initialized: true, SystemID: "42", Timeline: m.timeline, Position: m.position(), Term: m.term}
+	if m.running {
+		st.State, st.Role = api.StateRunning, api.RoleStandby
+		if m.primary {
+			st.Role, st.Healthy, st.SyncNames = api.RolePrimary, true, strings.Join(m.sync, ",")
+		} else {
+			st.Streaming = m.follows != ""
+			st.Healthy = st.Streaming
+		}
+	}
+	return st
+}
+
+// exchange is a report of a node and its answer.
+func (s *sim) exchange(m *simMember) {
+	if m.down || m.cut {
+		return
+	}
+	s.heard[m.node] = s.now
+	if m.up == 0 {
+		m.said = append(m.said, simWord{s.now, m.status()})
+		m.owned = true
+		a := &applications{cache: map[string]store.Application{"pg": s.app}}
+		orders := a.orders(api.MemberStatus{Application: "pg", Member: m.name})
+		if m.orders == nil || orders.Term >= m.orders.Term {
+			m.orders = &orders
+		}
+		m.lease = s.now + api.LeaseDuration - 1500*time.Millisecond
+	}
+}
+
+// act is the agent: it brings the server in line with lease and orders.
+func (s *sim) act(m *simMember) {
+	if !m.alive() {
+		return
+	}
+	if s.now >= m.lease {
+		if m.running {
+			s.logf("%s fences itself", m.name)
+		}
+		m.running, m.follows = false, ""
+		return
+	}
+	o := m.orders
+	if o == nil {
+		return
+	}
+	switch {
+	case o.Role == api.RolePrimary && m.primary:
+		m.running, m.sync, m.term = true, o.Sync, o.Term
+	case o.Role == api.RolePrimary:
+		if o.Timeline == 0 || m.position() < o.Position || m.timeline < o.Timeline {
+			s.fatalf("%s is to be promoted at %d/%d, wanted %d/%d", m.name, m.timeline, m.position(), o.Timeline, o.Position)
+		}
+		m.running, m.primary, m.follows, m.sync, m.term = true, true, "", o.Sync, o.Term
+		m.timeline++
+		s.logf("%s promoted with %d commits, timeline %d", m.name, len(m.log), m.timeline)
+	case o.Primary == "" && m.primary:
+		m.running, m.term = false, o.Term
+	case o.Primary == "":
+		m.running, m.follows, m.term = true, "", o.Term
+	case m.primary: // rejoin
+		m.running, m.follows = false, ""
+		m.term = o.Term
+		if p := s.member(o.Primary); s.serves(p) && !m.loss[p.name] && s.rnd.IntN(20) == 0 {
+			m.log, m.timeline, m.primary, m.running = slices.Clone(p.log), p.timeline, false, true
+			s.logf("%s rejoins %s", m.name, p.name)
+		}
+	default:
+		m.running, m.term = true, o.Term
+		if p := s.member(o.Primary); m.follows != "" && m.follows != o.Primary {
+			m.follows = ""
+		} else if s.serves(p) && !m.loss[p.name] && prefix(m.log, p.log) {
+			m.follows = p.name
+		} else if s.serves(p) && !m.loss[p.name] {
+			m.running, m.follows, m.primary = false, "", true // diverged: rejoins as one that was the primary does
+		} else {
+			m.follows = ""
+		}
+	}
+}
+
+func (s *sim) serves(m *simMember) bool { return m != nil && m.alive() && m.running && m.primary }
+
+func prefix(a, b []int) bool { return len(a) <= len(b) && slices.Equal(a, b[:len(a)]) }
+
+// commit has a client write on every primary that there is.
+func (s *sim) commit() {
+	var primaries []string
+	for _, m := range s.members {
+		if !s.serves(m) {
+			continue
+		}
+		primaries = append(primaries, m.name)
+		s.next++
+		m.log = append(m.log, s.next)
+		acked := len(m.sync) == 0
+		for _, other := range s.members {
+			if other.follows != m.name || !other.alive() || other.loss[m.name] || m.loss[other.name] || s.rnd.IntN(3) == 0 || !prefix(other.log, m.log) {
+				continue
+			}
+			other.log, other.timeline = slices.Clone(m.log), m.timeline
+			if slices.Contains(m.sync, other.name) {
+				acked = true
+			}
+		}
+		if acked {
+			// What is before it in the log is on that standby too.
+			for _, c := range m.log {
+				if len(s.acked) == 0 || c > s.acked[len(s.acked)-1] {
+					s.acked = append(s.acked, c)
+				}
+			}
+		}
+	}
+	if len(primaries) > 1 {
+		s.fatalf("two primaries: %v", primaries)
+	}
+	for _, name := range primaries {
+		m := s.member(name)
+		log := m.log
+		// A primary only appends: what was there once stays while it is one.
+		reign := fmt.Sprint(name, " ", m.timeline)
+		from := s.checked[reign]
+		s.checked[reign] = len(s.acked)
+		for _, c := range s.acked[from:] {
+			if _, found := slices.BinarySearch(log, c); !found {
+				s.fatalf("%s lacks commit %d, which was acknowledged", name, c)
+			}
+		}
+	}
+}
+
+func (s *sim) tick(faults bool) {
+	s.now += simTick
+	if faults {
+		s.fault()
+	}
+	for _, m := range s.members {
+		if m.up != 0 && s.now >= m.up && !m.down {
+			m.up, m.orders, m.term, m.lease = 0, nil, 0, 0
+		}
+		if s.rnd.IntN(5) == 0 {
+			s.exchange(m)
+		}
+		s.act(m)
+		for len(m.said) > 0 && s.rnd.IntN(3) == 0 {
+			w := m.said[0]
+			m.said = m.said[1:]
+			if s.now-w.at < 2*time.Second {
+				s.words[m.name] = liveStatus{MemberStatus: w.status, node: m.node, at: w.at}
+			}
+		}
+	}
+	s.commit()
+	if s.rnd.IntN(2) == 0 {
+		s.plan(true)
+	}
+}
+
+func (s *sim) fault() {
+	m := s.members[s.rnd.IntN(len(s.members))]
+	other := s.members[s.rnd.IntN(len(s.members))]
+	switch s.rnd.IntN(300) {
+	case 0:
+		s.logf("node of %s dies", m.name)
+		m.down, m.running, m.follows = true, false, ""
+		m.up = s.now + time.Second
+	case 1, 2, 3:
+		if m.down {
+			s.logf("node of %s is back", m.name)
+			m.down, m.owned = false, true
+			m.up = s.now + time.Second
+		}
+	case 4:
+		s.logf("%s is cut from the leader", m.name)
+		m.cut = true
+	case 5, 6, 7:
+		m.cut = false
+	case 8:
+		s.logf("%s and %s lose each other", m.name, other.name)
+		m.loss[other.name], other.loss[m.name] = true, true
+		m.follows, other.follows = "", ""
+	case 9, 10, 11:
+		clear(m.loss)
+		for _, x := range s.members {
+			delete(x.loss, m.name)
+		}
+	case 12:
+		if !m.down {
+			s.logf("the container of %s is killed", m.name)
+			m.running, m.follows, m.owned = false, "", m.cut
+			m.up = s.now + time.Duration(s.rnd.IntN(5000))*time.Millisecond
+		}
+	case 13:
+		s.logf("another leader")
+		clear(s.heard)
+		clear(s.words)
+		for _, x := range s.members {
+			x.said = nil
+		}
+		s.settled = s.now
+	case 14:
+		if s.app.Handover == nil && s.app.Primary != m.name {
+			if p, ok := memberOf(&s.app, s.app.Primary); ok && p.Healthy && m.follows == s.app.Primary && slices.Contains(s.app.Sync, m.name) {
+				s.logf("switchover to %s", m.name)
+				beginHandover(s.observe(), &s.app, store.Handover{From: s.app.Primary, To: m.name, Orderly: true, Reason: "asked"})
+			}
+		}
+	}
+}
+
+func (s *sim) heal() {
+	for _, m := range s.members {
+		if m.down {
+			m.up = s.now + time.Second
+		}
+		m.down, m.cut, m.owned = false, false, true
+		clear(m.loss)
+	}
+}
+
+func (s *sim) whole() bool {
+	streaming := 0
+	for _, m := range s.members {
+		if m.follows == s.app.Primary {
+			streaming++
+		}
+	}
+	return s.app.Handover == nil && s.serves(s.member(s.app.Primary)) && streaming == len(s.members)-1
+}
+
+func TestNoScheduleMakesTwoPrimariesOrLosesWhatWasAcknowledged(t *testing.T) {
+	seeds := 20
+	switch {
+	case testing.Short():
+		seeds = 5
+	case os.Getenv("OPENMANAGE_LONG") != "":
+		seeds = 1000
+	}
+	changes, commits := uint64(0), 0
+	for seed := range seeds {
+		for _, n := range []int{3, 5} {
+			s := newSim(t, uint64(seed), n)
+			for range int(10 * time.Minute / simTick) {
+				s.tick(true)
+			}
+			s.heal()
+			deadline := s.now + 3*time.Minute
+			for !s.whole() {
+				if s.now > deadline {
+					s.fatalf("seed %d: 3 minutes after the last fault the application is not whole: %+v", seed, s.app)
+				}
+				s.tick(false)
+			}
+			changes += s.app.Term
+			commits += len(s.acked)
+		}
+	}
+	t.Logf("%d steps of changes, %d acknowledged commits", changes, commits)
+	if changes < uint64(seeds) || commits < 1000*seeds {
+		t.Fatal("the simulation did too little to show anything")
+	}
+}

@@ -1,0 +1,258 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
+
+	"github.com/openmanage/openmanage/testenv/product"
+)
+
+// primary returns the member that is the primary.
+func primary(t *testing.T, members []product.Member) product.Member {
+	t.Helper()
+	for _, m := range members {
+		if m.Role == "primary" {
+			return m
+		}
+	}
+	t.Fatalf("no primary among %+v", members)
+	return product.Member{}
+}
+
+// A standby takes over long before Swarm gives the node up, and the former primary
+// comes back as a standby. Nothing acknowledged is lost.
+func TestAStandbyTakesOverWhenThePrimarysNodeDies(t *testing.T) {
+	s, ctx := swarm(t)
+	before := s.database(t, ctx, 100)
+	old := primary(t, before)
+	node := s.node(t, old.Node)
+	s.lookFrom(t, node)
+	c := s.startClient(t, ctx, s.other(t, node))
+	assert.NilError(t, node.Kill(ctx))
+	t.Logf("longest time without an acknowledged write: %s", c.lostNothing(t, ctx))
+	after := s.sameDatabase(t, ctx, 100)
+	assert.Assert(t, primary(t, after).Member != old.Member)
+	assert.NilError(t, node.Start(ctx))
+	assert.NilError(t, s.c.WaitReady(ctx))
+	s.sameDatabase(t, ctx, 100)
+	c.lostNothing(t, ctx)
+	history, err := s.CLI(ctx, "events", "pg")
+	assert.NilError(t, err)
+	assert.Check(t, is.Contains(history, "primary instead of "+old.Member+": node "+old.Node+" does not answer"), history)
+}
+
+// Neither a killed server nor a killed container loses anything.
+func TestAPrimaryThatIsKilledIsBackOrReplaced(t *testing.T) {
+	s, ctx := swarm(t)
+	before := s.database(t, ctx, 100)
+	c := s.startClient(t, ctx, s.other(t, s.node(t, primary(t, before).Node)))
+
+	m := primary(t, before)
+	out, _, err := s.node(t, m.Node).Exec(ctx, "sh", "-c", "pkill -9 -o -f 'postgres -D .*' && echo killed")
+	assert.NilError(t, err, out)
+	t.Logf("kill -9 of a server: %s without a write", c.lostNothing(t, ctx))
+
+	m = primary(t, s.sameDatabase(t, ctx, 100))
+	out, _, err = s.node(t, m.Node).Exec(ctx, "sh", "-c", "docker kill $(docker ps -q --filter label=com.docker.swarm.service.name=pg_"+strings.TrimPrefix(m.Member, "pg-")+")")
+	assert.NilError(t, err, out)
+	t.Logf("kill of the container: %s without a write", c.lostNothing(t, ctx))
+	s.sameDatabase(t, ctx, 100)
+}
+
+func TestSwitchover(t *testing.T) {
+	s, ctx := swarm(t)
+	before := s.database(t, ctx, 100)
+	c := s.startClient(t, ctx, s.other(t))
+	from := primary(t, before)
+	for _, m := range before {
+		if m.Member == from.Member {
+			continue
+		}
+		out, err := s.CLI(ctx, "switchover", "pg", "--to", m.Member)
+		assert.NilError(t, err)
+		assert.Check(t, is.Contains(out, m.Member+" on "+m.Node+" is the primary of pg"))
+		s.sameDatabase(t, ctx, 100)
+		t.Logf("to %s: %s without a write", m.Member, c.lostNothing(t, ctx))
+	}
+	_, err := s.CLI(ctx, "switchover", "pg", "--to", "pg-9")
+	assert.ErrorContains(t, err, "pg has no standby pg-9")
+	out, err := s.CLI(ctx, "operation", "ls")
+	assert.NilError(t, err)
+	assert.Check(t, is.Contains(out, "switchover"))
+	assert.Check(t, is.Contains(out, "failed"))
+}
+
+func TestRestartAndUpgradeOneMemberAtATime(t *testing.T) {
+	s, ctx := swarm(t)
+	s.database(t, ctx, 100)
+	c := s.startClient(t, ctx, s.other(t))
+	started, err := s.startTimes(t, ctx)
+	assert.NilError(t, err)
+	_, err = s.CLI(ctx, "restart", "pg")
+	assert.NilError(t, err)
+	s.sameDatabase(t, ctx, 100)
+	restarted, err := s.startTimes(t, ctx)
+	assert.NilError(t, err)
+	for member, at := range restarted {
+		assert.Assert(t, at != started[member], "%s was not restarted", member)
+	}
+	t.Logf("restart: %s without a write", c.lostNothing(t, ctx))
+
+	plan, err := s.CLI(ctx, "upgrade", "pg", "--image", "debian:trixie-slim", "--dry-run")
+	assert.NilError(t, err)
+	assert.Check(t, is.Contains(plan, "hand over from"))
+	// An image in which nothing can start: one standby tries it and is rolled back.
+	_, err = s.CLI(ctx, "upgrade", "pg", "--image", "debian:trixie-slim")
+	assert.ErrorContains(t, err, "It was rolled back and is healthy; no other member was changed")
+	s.sameDatabase(t, ctx, 100)
+	t.Logf("upgrade that fails: %s without a write", c.lostNothing(t, ctx))
+	_, err = s.CLI(ctx, "upgrade", "pg", "--image", "postgres:no-such-tag")
+	assert.ErrorContains(t, err, "cannot be pulled")
+}
+
+// startTimes returns since when each member's server runs.
+func (s *suite) startTimes(t *testing.T, ctx context.Context) (map[string]string, error) {
+	t.Helper()
+	members, err := s.Members(ctx, "pg")
+	if err != nil {
+		return nil, err
+	}
+	times := map[string]string{}
+	for _, m := range members {
+		if m.Node == "-" {
+			return nil, fmt.Errorf("%s is nowhere", m.Member)
+		}
+		out, _, err := s.node(t, m.Node).Exec(ctx, "sh", "-c", "docker exec $(docker ps -q --filter label=com.docker.swarm.service.name=pg_"+strings.TrimPrefix(m.Member, "pg-")+") psql -U postgres -Atc 'SELECT pg_postmaster_start_time()'")
+		if err != nil {
+			return nil, err
+		}
+		times[m.Member] = strings.TrimSpace(out)
+	}
+	return times, nil
+}
+
+func TestStopAndStart(t *testing.T) {
+	s, ctx := swarm(t)
+	before := s.database(t, ctx, 100)
+	_, err := s.CLI(ctx, "stop", "pg")
+	assert.NilError(t, err)
+	out, err := s.CLI(ctx, "volume", "ls", "--format", "{{.Name}} {{.State}}")
+	assert.NilError(t, err)
+	assert.Check(t, !strings.Contains(out, "attached"), out)
+	_, err = s.CLI(ctx, "start", "pg")
+	assert.NilError(t, err)
+	after := s.sameDatabase(t, ctx, 100)
+	assert.Equal(t, primary(t, after).Member, primary(t, before).Member)
+}
+
+// A drained node's primary hands over before it stops.
+func TestADrainedPrimaryHandsOver(t *testing.T) {
+	s, ctx := swarm(t)
+	before := s.database(t, ctx, 100)
+	old := primary(t, before)
+	node := s.node(t, old.Node)
+	s.lookFrom(t, node)
+	c := s.startClient(t, ctx, s.other(t, node))
+	_, err := s.Docker(ctx, "node", "update", "--availability", "drain", node.Name)
+	assert.NilError(t, err)
+	s.waitMoved(t, ctx, before, node.Name)
+	s.sameDatabase(t, ctx, 100)
+	t.Logf("drained: %s without a write", c.lostNothing(t, ctx))
+	history, err := s.CLI(ctx, "events", "pg")
+	assert.NilError(t, err)
+	assert.Check(t, is.Contains(history, fmt.Sprintf("primary instead of %s: %s is to stop", old.Member, old.Member)), history)
+}
+
+// A deploy that changes every member becomes a rolling one.
+func TestADeployThatChangesAllMembersRollsOverThem(t *testing.T) {
+	s, ctx := swarm(t)
+	s.database(t, ctx, 100)
+	c := s.startClient(t, ctx, s.other(t))
+	started, err := s.startTimes(t, ctx)
+	assert.NilError(t, err)
+	for i := 1; i <= 3; i++ {
+		_, err := s.Docker(ctx, "service", "update", "--detach", "--env-add", "CHANGED="+time.Now().Format(time.RFC3339Nano), fmt.Sprintf("pg_%d", i))
+		assert.NilError(t, err)
+	}
+	err = product.Until(ctx, 4*time.Minute, "all members restarted", func(ctx context.Context) error {
+		now, err := s.startTimes(t, ctx)
+		if err != nil {
+			return err
+		}
+		for member, at := range now {
+			if at == started[member] {
+				return fmt.Errorf("%s was not restarted", member)
+			}
+		}
+		return nil
+	})
+	assert.NilError(t, err)
+	s.sameDatabase(t, ctx, 100)
+	t.Logf("deploy: %s without a write", c.lostNothing(t, ctx))
+}
+
+// A new member begins with a snapshot and copies nothing; who is taken away leaves
+// its volume, and comes back with it.
+func TestScaleOutAndIn(t *testing.T) {
+	s, ctx := swarm(t)
+	s.database(t, ctx, 100)
+	c := s.startClient(t, ctx, s.other(t))
+	_, err := s.CLI(ctx, "scale", "pg", "--replicas", "4")
+	assert.NilError(t, err)
+	members, err := s.WaitHealthy(ctx, "pg", 4, time.Minute)
+	assert.NilError(t, err)
+	assert.Equal(t, members[3].Role, "standby")
+	steps, err := s.CLI(ctx, "operation", "ls", "--format", "{{.Name}} {{.Kind}}")
+	assert.NilError(t, err)
+	first, _, _ := strings.Cut(steps, " ")
+	story, err := s.CLI(ctx, "operation", "inspect", first)
+	assert.NilError(t, err)
+	assert.Check(t, is.Contains(story, "adding pg-4 with a snapshot of pg-"), story)
+	t.Logf("out: %s without a write", c.lostNothing(t, ctx))
+
+	_, err = s.CLI(ctx, "scale", "pg", "--replicas", "3")
+	assert.NilError(t, err)
+	s.sameDatabase(t, ctx, 100)
+	volumes, err := s.CLI(ctx, "volume", "ls", "--format", "{{.Name}} {{.State}}")
+	assert.NilError(t, err)
+	assert.Check(t, is.Contains(volumes, "pg-4 retained"))
+	t.Logf("in: %s without a write", c.lostNothing(t, ctx))
+	_, err = s.CLI(ctx, "volume", "rm", "pg-4", "--yes-delete-data")
+	assert.NilError(t, err)
+
+	// The primary can be taken away too, after it has handed over.
+	old := primary(t, s.sameDatabase(t, ctx, 100))
+	_, err = s.CLI(ctx, "scale", "pg", "--remove", old.Member)
+	assert.NilError(t, err)
+	_, err = s.WaitHealthy(ctx, "pg", 2, time.Minute)
+	assert.NilError(t, err)
+	_, err = s.CLI(ctx, "scale", "pg", "--replicas", "3")
+	assert.NilError(t, err)
+	s.sameDatabase(t, ctx, 100)
+	c.lostNothing(t, ctx)
+}
+
+func TestVolumesExpand(t *testing.T) {
+	s, ctx := swarm(t)
+	s.removeLeftovers(t, ctx, "big")
+	_, err := s.CLI(ctx, "create", "postgresql", "big", "--replicas", "1", "--volume-size", "500MiB", "--filesystem", "xfs", "--yes")
+	assert.NilError(t, err)
+	defer s.removeApplication(t, ctx, "big")
+	started, err := s.SQL(ctx, "big", "SELECT pg_postmaster_start_time()")
+	assert.NilError(t, err)
+	_, err = s.CLI(ctx, "volume", "expand", "big", "--size", "900MiB")
+	assert.NilError(t, err)
+	now, err := s.SQL(ctx, "big", "SELECT pg_postmaster_start_time()")
+	assert.NilError(t, err)
+	assert.Equal(t, now, started, "XFS grows while it is in use")
+	_, err = s.SQL(ctx, "big", "CREATE TABLE filler AS SELECT repeat(md5(i::text), 20) FROM generate_series(1, 600000) i")
+	assert.NilError(t, err, "there is no more space than before")
+	_, err = s.CLI(ctx, "volume", "expand", "big", "--size", "600MiB")
+	assert.ErrorContains(t, err, "never become smaller")
+}
