@@ -98,6 +98,13 @@ func (p *plugin) killUsers(v *heldVolume, h *hold) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	users := h.containers()
+	// First what is known to be there, without Docker: while they live the device
+	// stays, and the next owner does not wait.
+	for _, u := range users {
+		if err := killProcesses(u.ID); err != nil {
+			v.log.Warn("processes of a container on a fenced volume not killed", "container", u.Name, "error", err)
+		}
+	}
 	list, stop := context.WithTimeout(ctx, time.Second)
 	if all, err := p.engine.Users(list, []string{v.name}); err == nil {
 		users = all[v.name]

@@ -102,8 +102,8 @@ func (s *suite) removeWriters(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	for i := range writers {
-		_, _ = s.Docker(ctx, "service", "rm", writerName(i))
 		err := product.Until(ctx, time.Minute, "volume of a writer removed", func(ctx context.Context) error {
+			_, _ = s.Docker(ctx, "service", "rm", writerName(i)) // gone already, the second time
 			_, err := s.CLI(ctx, "volume", "rm", writerName(i), "--yes-delete-data")
 			return err
 		})
@@ -142,7 +142,11 @@ func (s *suite) waitWriting(t *testing.T, ctx context.Context, i int, not string
 // itself, from its first line to its last; it returns the number of takeovers.
 func (s *suite) checkLog(t *testing.T, ctx context.Context, i int) int {
 	t.Helper()
-	_, err := s.Docker(ctx, "service", "scale", writerName(i)+"=0")
+	// Swarm may still elect after the last cut.
+	err := product.Until(ctx, time.Minute, writerName(i)+" stopped", func(ctx context.Context) error {
+		_, err := s.Docker(ctx, "service", "scale", writerName(i)+"=0")
+		return err
+	})
 	assert.NilError(t, err)
 	var content string
 	err = product.Until(ctx, time.Minute, "the log of "+writerName(i), func(ctx context.Context) error {

@@ -13,6 +13,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/docker/cli/cli"
 	"github.com/docker/cli/cli/command"
@@ -57,9 +58,46 @@ func manager(ctx context.Context, docker client.APIClient) (string, error) {
 		return "", preflight.Explain(ctx, docker, err)
 	}
 	if len(res.Items) == 0 {
-		return "", fmt.Errorf("%w\nLook at it with: docker service ps --no-trunc %s\nOr install it: docker openmanage install", ErrNoManager, preflight.ManagerService)
+		return "", fmt.Errorf("%w\nIf the node is drained, use the context of another manager. Else look at it with: docker service ps --no-trunc %s\nOr install it: docker openmanage install", ErrNoManager, preflight.ManagerService)
 	}
 	return res.Items[0].ID, nil
+}
+
+// startPatience is how long a session waits for a manager that Swarm is starting
+// on this node.
+const startPatience = 30 * time.Second
+
+// awaitManager is manager, but waits for one that is about to run here.
+func awaitManager(ctx context.Context, dockerCLI command.Cli) (string, error) {
+	docker := dockerCLI.Client()
+	patience := time.After(startPatience)
+	for said := false; ; {
+		id, err := manager(ctx, docker)
+		if !errors.Is(err, ErrNoManager) {
+			return id, err
+		}
+		info, infoErr := docker.Info(ctx, client.InfoOptions{})
+		if infoErr != nil {
+			return "", err
+		}
+		tasks, taskErr := docker.TaskList(ctx, client.TaskListOptions{
+			Filters: make(client.Filters).Add("service", preflight.ManagerService).Add("node", info.Info.Swarm.NodeID).Add("desired-state", "running", "ready"),
+		})
+		if taskErr != nil || len(tasks.Items) == 0 {
+			return "", err
+		}
+		if !said {
+			fmt.Fprintln(dockerCLI.Err(), "waiting for OpenManage's manager, which starts on this node")
+			said = true
+		}
+		select {
+		case <-patience:
+			return "", err
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
 }
 
 // Read asks the manager for the members' live status.
@@ -98,7 +136,7 @@ const detachKeys = "ctrl-^,ctrl-^,ctrl-_"
 // streams, and returns a cli.StatusError with its exit code if that is not 0.
 func Exec(ctx context.Context, dockerCLI command.Cli, application string, args []string) error {
 	docker := dockerCLI.Client()
-	id, err := manager(ctx, docker)
+	id, err := awaitManager(ctx, dockerCLI)
 	if err != nil {
 		return err
 	}
