@@ -31,6 +31,9 @@ func (t *status) change(f func(*api.MemberStatus)) (changed bool) {
 // idle makes s the status of a member whose server does not run.
 func idle(s *api.MemberStatus, state api.MemberState, message string) {
 	s.State, s.Message = state, message
+	if s.Role == api.RolePrimary {
+		s.Position = 0 // where its log ends shows only in its data
+	}
 	s.Healthy, s.Streaming, s.Sync, s.Role, s.SyncNames = false, false, false, "", ""
 	s.LagBytes, s.LagSeconds = -1, -1
 }

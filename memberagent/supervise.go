@@ -278,7 +278,7 @@ func (a *agent) found(data Data) {
 		if data.Role == api.RoleStandby && s.SystemID == data.SystemID && s.Timeline == data.Timeline {
 			data.Position = max(data.Position, s.Position)
 		}
-		s.Initialized, s.SystemID = !data.Empty, data.SystemID
+		s.Initialized, s.Empty, s.SystemID = !data.Empty, data.Empty, data.SystemID
 		s.Timeline, s.Position = data.Timeline, data.Position
 	})
 }
@@ -304,6 +304,8 @@ type tending struct {
 	adapted   api.MemberOrders // those that Adapt succeeded for, at adaptedAt
 	adaptedAt time.Duration
 	stirred   time.Duration // when something was begun that others wait for
+	// promoting: a promotion was asked for and may still come.
+	promoting bool
 }
 
 // tend probes the running server and keeps it in line with the orders, acting on
@@ -335,6 +337,13 @@ func (a *agent) tend(leaving, term context.Context, t *tending) error {
 		what := steer(a.config.Member, seen, t.role, t.data.SystemID)
 		if what != courseKeep {
 			t.orders = seen
+		}
+		if t.promoting && t.role == api.RoleStandby && (what == courseAdapt || what == courseStop) {
+			// It cannot be taken back, and may come at any moment: nothing is said under
+			// the new orders while this server lives.
+			a.log.Warn("ending the server: its promotion was asked for and is not wanted any more")
+			a.clear()
+			return nil
 		}
 		if what == courseStop {
 			if a.handOver(leaving, term, t) {
@@ -405,7 +414,11 @@ func (a *agent) adapt(work context.Context, t *tending) error {
 	changed := !sameOrders(t.adapted, orders)
 	t.adapted, t.adaptedAt = orders, a.lease.now()
 	if changed {
-		a.probe(work, orders) // what is in force now
+		// What is in force now, and where the data is: the leader compares it.
+		if probe := a.probe(work, orders); !probe.Up || probe.Timeline == 0 {
+			t.adapted = api.MemberOrders{}
+			return nil
+		}
 	}
 	a.claim(orders.Term)
 	return nil
@@ -421,6 +434,7 @@ func (a *agent) promote(work context.Context, t *tending, probe Probe) error {
 		a.unhealthy("becoming the primary")
 	}
 	began := a.lease.now()
+	t.promoting = true
 	within, cancel := context.WithTimeout(work, promoteTimeout)
 	defer cancel()
 	if err := a.server.Promote(within, t.orders); err != nil {

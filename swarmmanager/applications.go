@@ -397,6 +397,7 @@ func onlyMessages(old, next store.Application) bool {
 	for i := range next.Members {
 		next.Members[i].Message = old.Members[i].Message
 	}
+	next.Problems = old.Problems // they quote messages
 	return sameApplication(old, next)
 }
 
@@ -458,10 +459,11 @@ func (a *applications) orders(s api.MemberStatus) api.MemberOrders {
 	}
 	switch h := app.Handover; {
 	case h != nil && s.Member == h.From:
-		o.Primary, o.Immediate, o.Reason = "", !h.Orderly, "the primary is being changed"
+		o.Primary, o.Immediate, o.Sync, o.Reason = "", !h.Orderly, app.Sync, "the primary is being changed"
 	case h != nil && !h.Orderly:
-		o.Primary, o.Reason = "", "the primary is being changed"
+		o.Primary, o.Sync, o.Reason = "", app.Sync, "the primary is being changed"
 	case h != nil:
+		o.Sync = app.Sync
 	case s.Member == app.Primary:
 		o.Role, o.Sync = api.RolePrimary, app.Sync
 		if app.Promotion != nil {

@@ -15,6 +15,9 @@ import (
 // operationKept is for how long the record of a finished operation is kept.
 const operationKept = 24 * time.Hour
 
+// keptSteps bounds the record of an operation that waits and waits.
+const keptSteps = 50
+
 // executor takes the next step of an operation that is under way, if the state that
 // was observed allows it. It is called again and again until the operation has
 // ended, by whichever manager leads: every step can be repeated, and what has been
@@ -59,7 +62,7 @@ func (m *Manager) operate(ctx context.Context, o *observed) error {
 		case !ours: // a claim of the CLI
 		case op.Cancel && op.State == store.OperationRequested:
 			errs = append(errs, m.end(ctx, r, store.OperationCancelled, ""))
-		case busy[op.Target] != "":
+		case busy[op.Target] != "" && op.Kind != store.OperationPromote: // that is for when others are stuck
 			errs = append(errs, m.waits(ctx, r, "waits for "+busy[op.Target]))
 		default:
 			busy[op.Target] = r.Name + " (" + op.Kind + ")"
@@ -95,6 +98,7 @@ func (m *Manager) step(ctx context.Context, r store.Record[store.Operation], ste
 	if op.Step != step {
 		op.Step = step
 		op.Steps = append(slices.Clone(op.Steps), store.OperationStep{Time: time.Now().UTC().Truncate(time.Second), Text: step})
+		op.Steps = op.Steps[max(0, len(op.Steps)-keptSteps):]
 	}
 	for _, edit := range change {
 		edit(&op)
@@ -131,6 +135,16 @@ func target(o *observed, op store.Operation) (app store.Application, problem str
 		return app, op.Target + " has no database yet"
 	}
 	return r.Value, ""
+}
+
+// gaveUp tells whether the change of the primary that this operation asked for has
+// ended without one.
+func gaveUp(app store.Application, op string) bool {
+	return app.Handover == nil && app.LastChange == op && app.LastFrom == app.Primary
+}
+
+func whyGivenUp(app store.Application) string {
+	return fmt.Sprintf("%s did not hand over and stays the primary; see why: docker openmanage events %s", app.Primary, app.Name)
 }
 
 // unhealthy names the members of app that are not healthy.

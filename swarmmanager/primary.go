@@ -41,6 +41,8 @@ const (
 	// orderlyPatience is the same while the former primary is still stopping:
 	// the last checkpoint of a large database takes its time.
 	orderlyPatience = 60 * time.Second
+	// retryPause is how long after a change that was given up the next one begins.
+	retryPause = time.Minute
 	// voterPatience is how long a standby may lag behind in a bad state before
 	// the primary no longer counts on it, and after that how long a standby that
 	// the primary was told not to count on stays a voter: orders that are still
@@ -54,9 +56,16 @@ type eventFunc func(member, kind, format string, args ...any)
 // planPrimary decides about the primary and the voters of app, an application
 // whose members are observed. It changes nothing but app.
 func planPrimary(o *observed, old store.Application, app *store.Application, event eventFunc) {
+	if app.Handover == nil && app.SyncOn != syncOn(app) {
+		// What the primary says it waits for counts from these orders on.
+		app.SyncOn, app.SyncInForce = syncOn(app), false
+		if old.Initialized {
+			app.Term++
+		}
+	}
 	if !app.Initialized {
 		app.Sync, app.Voters = nil, nil
-		if syncOn(app) {
+		if app.SyncOn {
 			app.Sync = others(app, app.Primary)
 			app.Voters = app.Sync
 		}
@@ -112,12 +121,12 @@ func (o *observed) word(m store.Member) (liveStatus, bool) {
 // planFailover begins a change of the primary if it is lost and another can take
 // its place.
 func planFailover(o *observed, old store.Application, app *store.Application, event eventFunc) {
-	primary, ok := memberOf(app, app.Primary)
-	if !ok {
-		return // its service was removed
+	primary, known := memberOf(app, app.Primary)
+	if !known { // its service was removed
+		primary = store.Member{Name: app.Primary, Volume: app.Primary}
 	}
-	if s, heard := o.word(primary); heard && s.Healthy && s.Role == api.RolePrimary {
-		app.PrimaryDown, app.PrimaryCold = nil, false
+	if s, heard := o.word(primary); known && heard && s.Healthy && s.Role == api.RolePrimary {
+		app.PrimaryDown, app.PrimaryCold, app.NotBefore = nil, false, nil
 		return
 	}
 	if !o.steady {
@@ -137,22 +146,29 @@ func planFailover(o *observed, old store.Application, app *store.Application, ev
 		app.PrimaryDown, app.PrimaryCold = &now, app.PrimaryCold || !was
 	}
 	o.lookAgain()
-	why := lost(o, app, primary)
+	why := lost(o, app, primary, known)
 	if why == "" {
 		return
 	}
+	problem := func(format string, args ...any) {
+		app.Problems = append(app.Problems, fmt.Sprintf("the primary %s is lost (%s)", primary.Name, why)+fmt.Sprintf(format, args...))
+	}
 	switch {
 	case app.NoFailover:
-		app.Problems = append(app.Problems, fmt.Sprintf("the primary %s is lost (%s); no other takes its place, as label %s=false wants it", primary.Name, why, api.LabelFailover))
+		problem("; no other takes its place, as label %s=false wants it", api.LabelFailover)
 		return
-	case !syncOn(app):
+	case !app.SyncInForce:
 		if len(app.Members) > 1 {
-			app.Problems = append(app.Problems, fmt.Sprintf("the primary %s is lost (%s); without synchronous replication another member may lack what it acknowledged: it comes back with its own data, or choose another with `docker openmanage promote %s`", primary.Name, why, app.Name))
+			problem("; without synchronous replication another member may lack what it acknowledged: it comes back with its own data, or choose another with `docker openmanage promote %s`", app.Name)
 		}
 		return
 	}
-	if _, _, err := candidate(o, app, primary.Name, false, 0); err != nil {
-		app.Problems = append(app.Problems, fmt.Sprintf("the primary %s is lost (%s) and nobody can take its place: %v", primary.Name, why, err))
+	if _, _, err := candidate(o, app, primary.Name, 0).choose(app, primary.Name); err != nil {
+		problem(" and nobody can take its place: %v", err)
+		return
+	}
+	if app.NotBefore != nil && o.now.Before(*app.NotBefore) {
+		problem("; the last change was given up, the next try is at %s", app.NotBefore.Format(time.TimeOnly))
 		return
 	}
 	beginHandover(o, app, store.Handover{From: primary.Name, Reason: why})
@@ -178,10 +194,10 @@ func beginHandover(o *observed, app *store.Application, h store.Handover) {
 }
 
 // lost says why the primary is lost, or "". It is asked while the primary is not
-// healthy.
-func lost(o *observed, app *store.Application, primary store.Member) string {
-	v, ok := o.volumes[primary.Volume]
-	if !ok {
+// healthy. known: it is still a member.
+func lost(o *observed, app *store.Application, primary store.Member, known bool) string {
+	v, exists := o.volumes[primary.Volume]
+	if !exists && known {
 		return ""
 	}
 	down := o.precise.Sub(*app.PrimaryDown)
@@ -196,7 +212,9 @@ func lost(o *observed, app *store.Application, primary store.Member) string {
 			return "" // promised: it may go on for a while, and does its work
 		}
 		return fmt.Sprintf("node %s does not answer", owner.Hostname)
-	case owner == nil && down > downFree:
+	case owner == nil && !known && down > downSilent:
+		return "its service was removed"
+	case owner == nil && known && down > downFree:
 		return "its container is gone"
 	case owner != nil && heard && down > downAlive:
 		return fmt.Sprintf("its server is %s: %s", status.State, status.Message)
@@ -206,50 +224,82 @@ func lost(o *observed, app *store.Application, primary store.Member) string {
 	return ""
 }
 
-// candidate returns the standby that has what every voter has, or says why there
-// is none. term: only what was said under the orders of this term counts; 0: the
-// receivers have not stopped yet, so the answer is only that there would be one.
-func candidate(o *observed, app *store.Application, from string, force bool, term uint64) (store.Member, store.Promotion, error) {
-	var best store.Member
-	var reached store.Promotion
-	var missing []string
-	for _, m := range app.Members {
-		if m.Name == from {
-			continue
+// standing is what is known of those who could be the primary.
+type standing struct {
+	best    store.Member
+	reached store.Promotion
+	missing []string // voters of whom it is not known what they have
+	slow    []string // heard, and not yet in line with the orders
+}
+
+// candidate looks for the standby that has what every voter has. term: only what
+// was said under the orders of this term counts; 0: the receivers have not stopped
+// yet, and the answer is only that there would be one.
+func candidate(o *observed, app *store.Application, from string, term uint64) standing {
+	var result standing
+	names := others(app, from)
+	for _, voter := range app.Voters {
+		if voter != from && !slices.Contains(names, voter) {
+			names = append(names, voter) // was removed, and may have the last commit
 		}
+	}
+	for _, name := range names {
+		m, known := memberOf(app, name)
 		s, heard := o.word(m)
-		voter := slices.Contains(app.Voters, m.Name)
-		if !heard || s.Term < term || s.Term > app.Term {
-			if voter {
-				missing = append(missing, m.Name)
-			}
-			continue
+		heard = heard && known
+		inLine := heard && s.Term >= term
+		placed := inLine && s.Role == api.RoleStandby && (s.State == api.StateRunning || s.State == api.StateJoining) && s.Timeline > 0 && s.Position > 0
+		if heard && !inLine && s.Initialized {
+			result.slow = append(result.slow, name)
 		}
-		if !s.Initialized { // it has copied nothing yet, and so acknowledged nothing
-			continue
-		}
-		if s.State != api.StateRunning && s.State != api.StateJoining || s.Role != api.RoleStandby {
-			if voter {
-				missing = append(missing, m.Name)
+		if !placed {
+			// Who holds nothing has acknowledged nothing.
+			if empty := inLine && s.Empty; slices.Contains(app.Voters, name) && !empty {
+				result.missing = append(result.missing, name)
 			}
 			continue
 		}
 		at := store.Promotion{Timeline: s.Timeline, Position: s.Position}
-		if best.Name == "" || at.Timeline > reached.Timeline || at.Timeline == reached.Timeline && at.Position > reached.Position {
-			best, reached = m, at
+		if result.best.Name == "" || at.Timeline > result.reached.Timeline || at.Timeline == result.reached.Timeline && at.Position > result.reached.Position {
+			result.best, result.reached = m, at
 		}
 	}
+	return result
+}
+
+// choose returns the one, or says why there is none.
+func (s standing) choose(app *store.Application, from string) (store.Member, store.Promotion, error) {
 	switch {
-	case len(missing) > 0 && !force:
-		return best, reached, fmt.Errorf("%s may have acknowledged writes that no other has, and is not heard; bring it back, or lose them with `docker openmanage promote %s --force`", strings.Join(missing, ", "), app.Name)
-	case best.Name == "":
-		return best, reached, fmt.Errorf("no standby runs; see `docker openmanage ps %s`", app.Name)
-	case app.Promotion != nil && !force && (reached.Timeline < app.Promotion.Timeline || reached.Position < app.Promotion.Position):
-		// Voters are of the time since the last change of the primary. What was
-		// acknowledged before, the member that was chosen then had.
-		return best, reached, fmt.Errorf("%s, the most advanced standby, lacks what %s had when it became the primary; bring %s back, or lose that with `docker openmanage promote %s --force`", best.Name, from, from, app.Name)
+	case len(s.missing) > 0:
+		return s.best, s.reached, fmt.Errorf("%s may have acknowledged writes that no other has, and it is not known what it has; bring it back, or lose them with `docker openmanage promote %s --force`", strings.Join(s.missing, ", "), app.Name)
+	case s.best.Name == "":
+		return s.best, s.reached, fmt.Errorf("no standby runs; see `docker openmanage ps %s`", app.Name)
+	case app.Floor != nil && (s.reached.Timeline < app.Floor.Timeline || s.reached.Position < app.Floor.Position):
+		// Voters are of the time since commits wait for them. What was acknowledged
+		// before, the primary had then.
+		return s.best, s.reached, fmt.Errorf("%s, the most advanced standby, lacks what %s had when it became the primary, or when commits began to wait; bring %s back, or lose that with `docker openmanage promote %s --force`", s.best.Name, from, from, app.Name)
 	}
-	return best, reached, nil
+	return s.best, s.reached, nil
+}
+
+// force returns the best of those that are left, or the one asked for. While some
+// that are heard have not come in line yet, there may be a better one.
+func (s standing) force(o *observed, app *store.Application, to string, patient bool) (store.Member, store.Promotion, error) {
+	if to != "" {
+		m, ok := memberOf(app, to)
+		word, heard := o.word(m)
+		if ok && heard && word.Term == app.Term && word.Role == api.RoleStandby {
+			return m, store.Promotion{Timeline: word.Timeline, Position: word.Position}, nil
+		}
+		return m, s.reached, fmt.Errorf("%s does not run as a standby", to)
+	}
+	if patient && len(s.slow) > 0 {
+		return s.best, s.reached, fmt.Errorf("waiting for %s", strings.Join(s.slow, ", "))
+	}
+	if s.best.Name == "" {
+		return s.best, s.reached, fmt.Errorf("no standby runs; see `docker openmanage ps %s`", app.Name)
+	}
+	return s.best, s.reached, nil
 }
 
 // formerIsGone tells whether the former primary cannot run, and how that is known.
@@ -273,27 +323,22 @@ func formerIsGone(o *observed, app *store.Application, from store.Member) bool {
 func planHandover(o *observed, app *store.Application, event eventFunc) {
 	h := app.Handover
 	o.lookAgain()
+	if !o.steady {
+		return
+	}
 	from, known := memberOf(app, h.From)
-	if !known || !o.steady {
-		if !known { // its service was removed meanwhile
-			from = store.Member{Name: h.From, Volume: h.From}
-		} else {
-			return
-		}
+	if !known { // its service was removed meanwhile
+		from = store.Member{Name: h.From, Volume: h.From}
 	}
 	waited := o.precise.Sub(h.Since)
 	if h.Orderly {
 		planOrderly(o, app, from, waited, event)
 		return
 	}
-	to, reached, err := candidate(o, app, h.From, h.Force, app.Term)
-	if err == nil && h.To != "" && h.To != to.Name && h.Force {
-		// Asked for by name: what the better one has more is lost, as was confirmed.
-		if m, ok := memberOf(app, h.To); ok {
-			if s, heard := o.word(m); heard && s.Term == app.Term && s.Role == api.RoleStandby {
-				to, reached = m, store.Promotion{Timeline: s.Timeline, Position: s.Position}
-			}
-		}
+	is := candidate(o, app, h.From, app.Term)
+	to, reached, err := is.choose(app, h.From)
+	if h.Force {
+		to, reached, err = is.force(o, app, h.To, waited < handoverPatience)
 	}
 	if err == nil && formerIsGone(o, app, from) {
 		completeHandover(o, app, to, reached, event)
@@ -304,8 +349,14 @@ func planHandover(o *observed, app *store.Application, event eventFunc) {
 		// Its node answers and its agent does not: the plugin ends it.
 		o.revoke(v.Name, v.Epoch)
 	}
-	if waited > handoverPatience && heard && status.Term == app.Term && err != nil {
-		abandonHandover(app, fmt.Sprintf("nobody can take its place: %v", err), event)
+	switch {
+	case waited > handoverPatience && heard && status.Term == app.Term && err != nil:
+		abandonHandover(o, app, fmt.Sprintf("nobody can take its place: %v", err), event)
+	case waited > orderlyPatience && err != nil:
+		// It is tried again when somebody can.
+		abandonHandover(o, app, fmt.Sprintf("nobody could take its place: %v", err), event)
+	case waited > orderlyPatience:
+		abandonHandover(o, app, "it is not certain that it is gone", event)
 	}
 }
 
@@ -322,14 +373,14 @@ func planOrderly(o *observed, app *store.Application, from store.Member, waited 
 	case stopped && healthy && status.Term == app.Term && former.Position != 0 && status.Position >= former.Position && status.Timeline == former.Timeline:
 		completeHandover(o, app, to, store.Promotion{Timeline: status.Timeline, Position: status.Position}, event)
 	case stopped && (!healthy || waited > handoverPatience+orderlyPatience):
-		abandonHandover(app, fmt.Sprintf("%s did not get all that %s wrote", h.To, h.From), event)
+		abandonHandover(o, app, fmt.Sprintf("%s did not get all that %s wrote", h.To, h.From), event)
 	case stopped && waited > handoverPatience && former.Position == 0:
-		abandonHandover(app, "it did not stop in order", event)
+		abandonHandover(o, app, "it did not stop in order", event)
 	case !stopped && !healthy:
-		abandonHandover(app, h.To+" is no longer ready for it", event)
+		abandonHandover(o, app, h.To+" is no longer ready for it", event)
 	case !stopped && waited > orderlyPatience && formerHeard:
-		abandonHandover(app, "it did not stop in time", event)
-	case !stopped && !formerHeard && formerIsGone(o, app, from):
+		abandonHandover(o, app, "it did not stop in time", event)
+	case !stopped && !formerHeard && (waited > orderlyPatience || formerIsGone(o, app, from)):
 		// It died on the way: from here on it is a failover.
 		next := *h
 		next.Orderly, next.To, next.Reason = false, "", h.Reason+"; it was lost on the way"
@@ -347,16 +398,16 @@ func completeHandover(o *observed, app *store.Application, to store.Member, reac
 	app.Sync = nil
 	for _, m := range app.Members {
 		s, heard := o.word(m)
-		if syncOn(app) && m.Name != to.Name && m.Name != h.From && heard && s.Term == app.Term && s.Role == api.RoleStandby {
+		if app.SyncOn && m.Name != to.Name && m.Name != h.From && heard && s.Term == app.Term && s.Role == api.RoleStandby {
 			app.Sync = append(app.Sync, m.Name)
 		}
 	}
-	if syncOn(app) && app.Sync == nil {
+	if app.SyncOn && app.Sync == nil {
 		app.Sync = others(app, to.Name)
 	}
 	app.Voters, app.SyncSince = app.Sync, nil
 	app.Primary, app.Handover, app.PrimaryDown, app.PrimaryCold = to.Name, nil, nil, false
-	app.Promotion = &reached
+	app.Promotion, app.Floor = &reached, &reached
 	app.Term++
 	kind := "failover"
 	if h.Orderly {
@@ -366,17 +417,19 @@ func completeHandover(o *observed, app *store.Application, to store.Member, reac
 }
 
 // abandonHandover gives the former primary its place back.
-func abandonHandover(app *store.Application, why string, event eventFunc) {
+func abandonHandover(o *observed, app *store.Application, why string, event eventFunc) {
 	h := app.Handover
 	app.Handover, app.PrimaryDown, app.PrimaryCold = nil, nil, false
 	app.Term++
+	again := o.now.Add(retryPause)
+	app.NotBefore = &again
 	event(h.From, "failover", "stays the primary: %s", why)
 }
 
 // planVoters keeps the set of standbys that commits wait for.
 func planVoters(o *observed, app *store.Application) {
-	if !syncOn(app) {
-		app.Sync, app.Voters, app.SyncSince = nil, nil, nil
+	if !app.SyncOn {
+		app.Sync, app.Voters, app.SyncSince, app.Floor = nil, nil, nil, nil
 		return
 	}
 	var want, streaming []string
@@ -424,4 +477,11 @@ func planVoters(o *observed, app *store.Application) {
 		app.SyncSince = &now
 	}
 	app.Sync, app.Voters = want, slices.Compact(voters)
+	if !app.SyncInForce && heard && s.Healthy && s.Term == app.Term && s.SyncNames != "" && s.Timeline > 0 && subset(strings.Split(s.SyncNames, ","), app.Voters) {
+		app.SyncInForce, app.Floor = true, &store.Promotion{Timeline: s.Timeline, Position: s.Position}
+	}
+}
+
+func subset(part, whole []string) bool {
+	return !slices.ContainsFunc(part, func(name string) bool { return !slices.Contains(whole, name) })
 }

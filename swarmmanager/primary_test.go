@@ -243,8 +243,8 @@ func TestAPrimaryWhoseAgentIsSilentIsEndedByItsPlugin(t *testing.T) {
 
 func TestAStartingApplicationKeepsItsPrimary(t *testing.T) {
 	p := newPlan(t)
+	saved := *p.o
 	p.o.services, p.o.statuses = nil, map[string]liveStatus{}
-	saved := observation()
 	p.step() // removed
 	p.o.services = saved.services
 	r := p.o.volumes["pg-1"]
@@ -358,14 +358,14 @@ func TestFailoverCanBeSwitchedOff(t *testing.T) {
 
 func TestAStandbyOfAnOlderTimelineIsNotPromoted(t *testing.T) {
 	p := newPlan(t)
-	p.app.Promotion = &store.Promotion{Timeline: 2, Position: 900}
+	p.app.Floor = &store.Promotion{Timeline: 2, Position: 900}
 	p.dead()
 	p.step()
 	assert.Assert(t, p.app.Handover == nil)
 	assert.Check(t, is.Contains(p.app.Problems[0], "lacks what pg-1 had"))
 
 	p = newPlan(t)
-	p.app.Promotion = &store.Promotion{Timeline: 1, Position: 1001}
+	p.app.Floor = &store.Promotion{Timeline: 1, Position: 1001}
 	p.dead()
 	p.step()
 	assert.Assert(t, p.app.Handover == nil, "what was acknowledged before the last change may be missing")
@@ -402,4 +402,125 @@ func TestStepsThatAreNotRecordedGiveNoOrders(t *testing.T) {
 	p.step()
 	assert.Assert(t, before.Handover == nil)
 	assert.DeepEqual(t, before.Voters, []string{"pg-2", "pg-3"})
+}
+
+func TestAVoterOfWhomNothingIsKnownIsMissing(t *testing.T) {
+	for doc, change := range map[string]func(*plan){
+		"its data cannot be read": func(p *plan) {
+			p.says("pg-2", func(s *api.MemberStatus) { s.Initialized, s.Role, s.State = false, "", api.StateFailed })
+		},
+		"its timeline is not known": func(p *plan) { p.says("pg-2", func(s *api.MemberStatus) { s.Timeline = 0 }) },
+		"its service was removed": func(p *plan) {
+			p.o.services["pg"] = append(p.o.services["pg"][:1:1], p.o.services["pg"][2:]...)
+			p.app.SyncMode = "strict"
+			for i := range p.o.services["pg"] {
+				p.o.services["pg"][i].Spec.Labels[api.LabelSyncMode] = "strict"
+			}
+		},
+	} {
+		p := newPlan(t)
+		change(p)
+		p.dead()
+		p.step()
+		assert.Check(t, p.app.Handover == nil, doc)
+	}
+	p := newPlan(t)
+	p.says("pg-2", func(s *api.MemberStatus) { s.Initialized, s.Empty, s.Role, s.State = false, true, "", api.StateJoining })
+	p.dead()
+	p.step()
+	assert.Assert(t, p.app.Handover != nil, "who holds nothing has acknowledged nothing")
+}
+
+func TestReplicationThatHasJustBecomeSynchronousProvesNothingYet(t *testing.T) {
+	p := newPlan(t)
+	label := func(mode string) {
+		for i := range p.o.services["pg"] {
+			p.o.services["pg"][i].Spec.Labels[api.LabelSyncMode] = mode
+		}
+	}
+	label("off")
+	p.step()
+	p.obey("pg-1")
+	p.step()
+	assert.Equal(t, len(p.app.Voters), 0)
+	// The primary goes far ahead.
+	p.says("pg-1", func(s *api.MemberStatus) { s.Position = 9000 })
+	term := p.app.Term
+	label("quorum")
+	p.step()
+	assert.Assert(t, p.app.Term > term && !p.app.SyncInForce)
+	p.dead()
+	p.step()
+	assert.Assert(t, p.app.Handover == nil, "what was acknowledged before may be on no standby")
+
+	p.silent["n1"] = 0
+	p.o.statuses["pg-1"] = observation().statuses["pg-1"]
+	p.says("pg-1", func(s *api.MemberStatus) { s.Timeline, s.Position = 1, 9000 })
+	p.obey("pg-1")
+	p.step()
+	assert.Assert(t, p.app.SyncInForce)
+	p.dead()
+	p.step()
+	assert.Assert(t, p.app.Handover == nil)
+	assert.Check(t, is.Contains(p.app.Problems[0], "lacks what pg-1 had"))
+	p.says("pg-3", func(s *api.MemberStatus) { s.Position = 9000 })
+	p.step()
+	assert.Assert(t, p.app.Handover != nil)
+}
+
+func TestAForcedPromotionTakesTheBestOfThoseThatAreLeft(t *testing.T) {
+	begin := func(to string) *plan {
+		p := newPlan(t)
+		p.says("pg-2", func(s *api.MemberStatus) { s.Position = 2000 })
+		p.dead()
+		p.silent["n1"] = time.Minute
+		beginHandover(p.o, &p.app, store.Handover{From: "pg-1", To: to, Force: true, Reason: "forced"})
+		p.obey("pg-3")
+		p.step()
+		assert.Equal(t, p.app.Primary, "pg-1", "pg-2 is heard and may have more")
+		return p
+	}
+	p := begin("")
+	p.obey("pg-2")
+	p.step()
+	assert.Equal(t, p.app.Primary, "pg-2")
+	p = begin("pg-2")
+	p.obey("pg-2")
+	p.step()
+	assert.Equal(t, p.app.Primary, "pg-2")
+	p = begin("")
+	p.after(handoverPatience)
+	assert.Equal(t, p.app.Primary, "pg-3", "pg-2 does not come in line")
+}
+
+func TestARemovedPrimaryIsReplaced(t *testing.T) {
+	p := newPlan(t)
+	for i := range p.o.services["pg"] {
+		p.o.services["pg"][i].Spec.Labels[api.LabelSyncMode] = "strict"
+	}
+	p.step()
+	p.obey("pg-1", "pg-2", "pg-3")
+	p.step()
+	p.o.services["pg"] = p.o.services["pg"][1:]
+	r := p.o.volumes["pg-1"]
+	r.Value.Owner = nil
+	p.o.volumes["pg-1"] = r
+	delete(p.o.statuses, "pg-1")
+	p.step()
+	p.after(coldStart + downSilent + time.Second)
+	assert.Assert(t, p.app.Handover != nil)
+	p.obey("pg-2", "pg-3")
+	p.step()
+	assert.Assert(t, p.app.Primary != "pg-1")
+}
+
+func TestAnOrderlyHandoverOfASilentPrimaryBecomesAFailover(t *testing.T) {
+	p := newPlan(t)
+	beginHandover(p.o, &p.app, store.Handover{From: "pg-1", To: "pg-3", Orderly: true, Reason: "asked"})
+	p.obey("pg-2", "pg-3")
+	delete(p.o.statuses, "pg-1") // its node answers, its agent does not
+	p.step()
+	assert.Assert(t, p.app.Handover.Orderly)
+	p.after(orderlyPatience + time.Second)
+	assert.Assert(t, !p.app.Handover.Orderly)
 }

@@ -70,6 +70,9 @@ func (m *Manager) rollOn(ctx context.Context, o *observed, op store.Record[store
 	if next == "" {
 		return m.end(ctx, op, store.OperationDone, "")
 	}
+	if next == app.Primary && gaveUp(app, op.Name) {
+		return m.fail(ctx, op, "%s; %s", whyGivenUp(app), doneSoFar(state))
+	}
 	if next == app.Primary && req.Order != "primary-first" && len(app.Members) > 1 {
 		to, problem := successor(o, app, "")
 		if problem != "" {
@@ -89,7 +92,7 @@ func doneSoFar(state store.Roll) string {
 	if len(state.Done) == 0 {
 		return "nothing was changed"
 	}
-	return "done before it was cancelled: " + strings.Join(state.Done, ", ")
+	return "done before that: " + strings.Join(state.Done, ", ")
 }
 
 // nextToRoll returns whose turn it is, "" when all are done.
@@ -179,10 +182,14 @@ func (m *Manager) rolling(ctx context.Context, o *observed, op store.Record[stor
 	if !ok || !known {
 		return m.fail(ctx, op, "the service of %s is gone", state.Member)
 	}
-	if err := m.updateService(ctx, s, req, state.Force); err != nil {
-		return err
+	// Swarm's own rollback brings the former ForceUpdate back too: look first.
+	back := s.UpdateStatus != nil && (s.UpdateStatus.State == dockerswarm.UpdateStateRollbackCompleted || s.UpdateStatus.State == dockerswarm.UpdateStateRollbackStarted)
+	if !back {
+		if err := m.updateService(ctx, s, req, state.Force); err != nil {
+			return err
+		}
 	}
-	if restarted(o, member, state.Task) {
+	if !back && restarted(o, member, state.Task, req.Image) {
 		if o.now.Sub(member.Since) < rollSteady {
 			return nil
 		}
@@ -193,7 +200,7 @@ func (m *Manager) rolling(ctx context.Context, o *observed, op store.Record[stor
 	}
 	why := ""
 	switch waited := o.now.Sub(state.Since); {
-	case s.UpdateStatus != nil && (s.UpdateStatus.State == dockerswarm.UpdateStateRollbackCompleted || s.UpdateStatus.State == dockerswarm.UpdateStateRollbackStarted):
+	case back:
 		why = "Swarm has rolled it back: " + s.UpdateStatus.Message
 	case waited > rollPatience:
 		why = fmt.Sprintf("it is not healthy after %s: %s", rollPatience, member.Message)
@@ -212,10 +219,12 @@ func (m *Manager) rolling(ctx context.Context, o *observed, op store.Record[stor
 	return m.rollback(ctx, s, req)
 }
 
-// restarted tells whether a member is healthy in another task than before.
-func restarted(o *observed, m store.Member, before string) bool {
+// restarted tells whether a member is healthy in another task than before, with
+// the image that was asked for.
+func restarted(o *observed, m store.Member, before, image string) bool {
 	status, heard := o.word(m)
-	return heard && status.Healthy && status.Task != "" && status.Task != before && m.Healthy
+	short, _, _ := strings.Cut(image, "@")
+	return heard && (image == "" || status.Image == short) && status.Healthy && status.Task != "" && status.Task != before && m.Healthy
 }
 
 // rollback has Swarm put back the former spec of a service.

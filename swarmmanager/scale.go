@@ -19,6 +19,14 @@ import (
 	"github.com/openmanage/openmanage/internal/store"
 )
 
+const (
+	// snapshotPatience is how long a node may take for a snapshot before the new
+	// member copies the database instead.
+	snapshotPatience = time.Minute
+	// createPatience is how long it is tried to make a new member's service.
+	createPatience = 3 * time.Minute
+)
+
 // scaleMembers adds members, one at a time, or takes them away. A new member begins
 // with a snapshot of a standby's volume, so that nothing has to be copied; without
 // one it copies the database from the primary by itself.
@@ -93,6 +101,8 @@ func (m *Manager) removeMember(ctx context.Context, o *observed, op store.Record
 		return m.fail(ctx, op, "%s has no member %s", app.Name, name)
 	case len(app.Members) == 1:
 		return m.fail(ctx, op, "%s is the last member of %s; to remove both: docker openmanage rm %s", name, app.Name, app.Name)
+	case name == app.Primary && gaveUp(app, op.Name):
+		return m.fail(ctx, op, "%s", whyGivenUp(app))
 	case name == app.Primary:
 		to, problem := successor(o, app, "")
 		if problem != "" {
@@ -129,7 +139,7 @@ func (m *Manager) addMember(ctx context.Context, o *observed, op store.Record[st
 		}
 	}
 	name := fmt.Sprintf("%s-%d", app.Name, slot+1)
-	state := store.Scale{Adding: name}
+	state := store.Scale{Adding: name, Since: o.now}
 	text := "adding " + name
 	if _, kept := o.volumes[name]; kept {
 		text += " with the volume that was kept"
@@ -155,6 +165,10 @@ func (m *Manager) adding(ctx context.Context, o *observed, op store.Record[store
 		}
 		return nil
 	}
+	if op.Value.Cancel {
+		m.snapshots.forget(state.Device)
+		return m.end(ctx, op, store.OperationCancelled, fmt.Sprintf("%s was not added", state.Adding))
+	}
 	if _, exists := o.volumes[state.Adding]; state.Device != "" && !exists {
 		result, said := m.snapshots.want(state.Source, state.Device)
 		switch {
@@ -164,10 +178,10 @@ func (m *Manager) adding(ctx context.Context, o *observed, op store.Record[store
 			_, err := m.step(ctx, op, "no snapshot ("+result.Error+"): "+state.Adding+" copies the database", func(v *store.Operation) { v.Scale = &state })
 			return err
 		case !said:
-			if o.volumes[state.Source].Value.Owner == nil {
+			if o.volumes[state.Source].Value.Owner == nil || o.now.Sub(state.Since) > snapshotPatience {
 				m.snapshots.forget(state.Device)
 				state.Device, state.Source = "", ""
-				_, err := m.step(ctx, op, "the source of the snapshot has gone: "+state.Adding+" copies the database", func(v *store.Operation) { v.Scale = &state })
+				_, err := m.step(ctx, op, "no snapshot in time: "+state.Adding+" copies the database", func(v *store.Operation) { v.Scale = &state })
 				return err
 			}
 			return nil
@@ -187,9 +201,12 @@ func (m *Manager) adding(ctx context.Context, o *observed, op store.Record[store
 	size := o.volumes[volumeName(template)].Value.Size
 	spec := memberSpec(template.Spec, memberName(template), state.Adding, size)
 	_, err := m.docker.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: spec})
-	if err == nil {
+	switch {
+	case err == nil:
 		m.log.Info("service made", "service", spec.Name, "like", template.Spec.Name)
 		failpoint.Hit("scale:created")
+	case o.now.Sub(state.Since) > createPatience:
+		return m.fail(ctx, op, "the service %s cannot be made: %v", spec.Name, err)
 	}
 	return err
 }

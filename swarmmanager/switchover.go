@@ -19,7 +19,7 @@ func (m *Manager) switchover(ctx context.Context, o *observed, op store.Record[s
 	if err := json.Unmarshal([]byte(op.Value.Request), &req); err != nil {
 		return m.fail(ctx, op, "the request cannot be read: %v", err)
 	}
-	if ended, err := m.followChange(ctx, op, app); ended || err != nil {
+	if ended, err := m.followChange(ctx, op, app, req.To); ended || err != nil {
 		return err
 	}
 	if op.Value.Cancel {
@@ -50,7 +50,7 @@ func (m *Manager) promote(ctx context.Context, o *observed, op store.Record[stor
 	if err := json.Unmarshal([]byte(op.Value.Request), &req); err != nil {
 		return m.fail(ctx, op, "the request cannot be read: %v", err)
 	}
-	if ended, err := m.followChange(ctx, op, app); ended || err != nil {
+	if ended, err := m.followChange(ctx, op, app, req.To); ended || err != nil {
 		return err
 	}
 	if op.Value.Cancel {
@@ -71,7 +71,7 @@ func (m *Manager) promote(ctx context.Context, o *observed, op store.Record[stor
 
 // followChange ends an operation whose change of the primary is over. ended is also
 // true while the change goes on, or another one does.
-func (m *Manager) followChange(ctx context.Context, op store.Record[store.Operation], app store.Application) (ended bool, err error) {
+func (m *Manager) followChange(ctx context.Context, op store.Record[store.Operation], app store.Application, to string) (ended bool, err error) {
 	h := app.Handover
 	switch {
 	case h != nil && h.Operation == op.Name:
@@ -81,8 +81,10 @@ func (m *Manager) followChange(ctx context.Context, op store.Record[store.Operat
 		return true, err
 	case app.LastChange != op.Name:
 		return false, nil // not begun yet
-	case app.LastFrom == app.Primary:
-		return true, m.fail(ctx, op, "%s stays the primary; see why: docker openmanage events %s", app.Primary, app.Name)
+	case gaveUp(app, op.Name):
+		return true, m.fail(ctx, op, "%s", whyGivenUp(app))
+	case to != "" && app.Primary != to:
+		return true, m.fail(ctx, op, "%s became the primary instead of %s; see why: docker openmanage events %s", app.Primary, to, app.Name)
 	}
 	if p, ok := memberOf(&app, app.Primary); !ok || !p.Healthy {
 		_, err := m.step(ctx, op, fmt.Sprintf("waiting until %s takes writes", app.Primary))

@@ -168,8 +168,10 @@ type MemberStatus struct {
 	State   MemberState `json:"state"`
 	Healthy bool        `json:"healthy"`
 	Message string      `json:"message,omitempty"` // in plain words, if not healthy
-	// Initialized: the data directory holds a database of this application.
+	// Initialized: the data directory holds a database of this application. Empty:
+	// it was looked at and holds nothing. Neither: it is not known.
 	Initialized bool `json:"initialized,omitempty"`
+	Empty       bool `json:"empty,omitempty"`
 	// SystemID tells databases of the same name apart.
 	SystemID string `json:"systemID,omitempty"`
 	Timeline int    `json:"timeline,omitempty"`

@@ -60,6 +60,15 @@ type Application struct {
 	Sync      []string   `json:"sync,omitempty"`
 	SyncSince *time.Time `json:"syncSince,omitempty"`
 	Voters    []string   `json:"voters,omitempty"`
+	// SyncInForce: the primary has said that it waits, so that what was acknowledged
+	// since is on a voter. Floor is what the primary had then, or when it was chosen:
+	// who takes its place must have that too. SyncOn is whether commits are to wait;
+	// Term grows when that changes.
+	SyncInForce bool       `json:"syncInForce,omitempty"`
+	SyncOn      bool       `json:"syncOn,omitempty"`
+	Floor       *Promotion `json:"floor,omitempty"`
+	// NotBefore is until when no failover begins, after one that was given up.
+	NotBefore *time.Time `json:"notBefore,omitempty"`
 	// Initialized: the database was made once. An empty data directory is an
 	// error from then on.
 	Initialized bool      `json:"initialized"`
@@ -229,7 +238,7 @@ type Scale struct {
 	Adding string `json:"adding,omitempty"`
 	Source string `json:"source,omitempty"`
 	Device string `json:"device,omitempty"`
-	// Since is when its service was made.
+	// Since is when it was begun.
 	Since time.Time `json:"since,omitzero"`
 }
 

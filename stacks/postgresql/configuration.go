@@ -156,6 +156,9 @@ func (s *server) raised() map[string]string {
 	return user
 }
 
+// nobody is a standby that never comes. No member's name has a capital.
+const nobody = `ANY 1 ("Nobody")`
+
 // synchronous is the primary's synchronous_standby_names: a commit waits for any
 // one of those that the leader counts on (documentation of PostgreSQL, "Synchronous
 // Replication").
@@ -166,8 +169,13 @@ func (s *server) synchronous(role api.Role, orders api.MemberOrders) string {
 			names = append(names, `"`+member+`"`)
 		}
 	}
-	if role != api.RolePrimary || names == nil {
+	switch {
+	case len(orders.Sync) == 0 || names == nil && role == api.RolePrimary:
 		return ""
+	case role != api.RolePrimary:
+		// Whether commits wait at all is a flag that the checkpointer sets, which may be
+		// busy for seconds. It has to be set before this server can become a primary.
+		return nobody
 	}
 	return "ANY 1 (" + strings.Join(names, ", ") + ")"
 }
