@@ -145,6 +145,7 @@ func (c *Cluster) join(ctx context.Context, manager *Node, nodes []*Node) error 
 func (c *Cluster) WaitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*startTimeout)
 	defer cancel()
+	began, restarted := time.Now(), map[string]bool{}
 	return host.Poll(ctx, pollInterval, "the Swarm does not become healthy; `testenv down` and `testenv up` make a new one", func() (bool, error) {
 		views, err := c.swarmNodes(ctx)
 		if err != nil {
@@ -163,6 +164,15 @@ func (c *Cluster) WaitReady(ctx context.Context) error {
 				return false, fmt.Errorf("%s is not in the Swarm", node.Name)
 			}
 			if err := notReady(view); err != nil {
+				// Now and then an engine that runs does not find its way back to the
+				// Swarm's leader. What helps an administrator helps here.
+				if time.Since(began) > settleTimeout && !restarted[node.Name] {
+					restarted[node.Name] = true
+					c.Host.Progress.Step("restarting the engine of %s: %v", node.Name, err)
+					if err := node.RestartDocker(ctx, false); err != nil {
+						return false, fmt.Errorf("%s: %w", node.Name, err)
+					}
+				}
 				return false, fmt.Errorf("%s: %w", node.Name, err)
 			}
 			if view.Spec.Availability != swarm.NodeAvailabilityActive {
