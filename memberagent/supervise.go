@@ -414,11 +414,7 @@ func (a *agent) adapt(work context.Context, t *tending) error {
 	changed := !sameOrders(t.adapted, orders)
 	t.adapted, t.adaptedAt = orders, a.lease.now()
 	if changed {
-		// What is in force now, and where the data is: the leader compares it.
-		if probe := a.probe(work, orders); !probe.Up || probe.Timeline == 0 {
-			t.adapted = api.MemberOrders{}
-			return nil
-		}
+		a.probe(work, orders) // what is in force now
 	}
 	a.claim(orders.Term)
 	return nil

@@ -30,24 +30,25 @@ func operationCommand(dockerCLI command.Cli) *cobra.Command {
 
 func operationListCommand(dockerCLI command.Cli) *cobra.Command {
 	var format string
-	var quiet bool
+	var quiet, whole bool
 	cmd := &cobra.Command{
 		Use:     "ls [OPTIONS]",
 		Aliases: []string{"list"},
 		Short:   "List operations: what runs, and what ran within a day",
 		Args:    cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runOperationList(cmd.Context(), dockerCLI, format, quiet)
+			return runOperationList(cmd.Context(), dockerCLI, format, quiet, whole)
 		},
 		DisableFlagsInUseLine: true,
 	}
 	formatFlag(cmd.Flags(), &format)
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "Only display names")
+	cmd.Flags().BoolVar(&whole, "no-trunc", false, "Do not shorten what is long")
 	_ = cmd.RegisterFlagCompletionFunc("format", completeFormat)
 	return cmd
 }
 
-func runOperationList(ctx context.Context, dockerCLI command.Cli, format string, quiet bool) error {
+func runOperationList(ctx context.Context, dockerCLI command.Cli, format string, quiet, whole bool) error {
 	docker := dockerCLI.Client()
 	if _, err := preflight.Manager(ctx, docker); err != nil {
 		return err
@@ -59,7 +60,7 @@ func runOperationList(ctx context.Context, dockerCLI command.Cli, format string,
 	slices.SortFunc(records, func(a, b store.Record[store.Operation]) int { return b.Created.Compare(a.Created) })
 	rows := make([]*operationRow, 0, len(records))
 	for _, r := range records {
-		rows = append(rows, &operationRow{name: r.Name, op: r.Value})
+		rows = append(rows, &operationRow{name: r.Name, op: r.Value, short: format == "" && !whole})
 	}
 	only := ""
 	if quiet {
@@ -70,9 +71,13 @@ func runOperationList(ctx context.Context, dockerCLI command.Cli, format string,
 
 type operationRow struct {
 	formatter.HeaderContext
-	name string
-	op   store.Operation
+	name  string
+	op    store.Operation
+	short bool
 }
+
+// stepWidth is how much of a step a table shows.
+const stepWidth = 60
 
 func newOperationRow() *operationRow {
 	return &operationRow{HeaderContext: formatter.HeaderContext{Header: formatter.SubHeaderContext{
@@ -92,10 +97,14 @@ func (r *operationRow) Error() string  { return r.op.Error }
 
 // Step is what it does, or why it ended as it did.
 func (r *operationRow) Step() string {
+	step := r.op.Step
 	if r.op.Ended != nil {
-		return r.op.Error
+		step = r.op.Error
 	}
-	return r.op.Step
+	if runes := []rune(step); r.short && len(runes) > stepWidth {
+		return string(runes[:stepWidth-1]) + "…"
+	}
+	return step
 }
 func (r *operationRow) Started() string { return ago(r.op.Started) }
 func (r *operationRow) Ended() string {

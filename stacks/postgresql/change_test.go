@@ -42,6 +42,9 @@ func (c *cluster) replicate() {
 		c.members[name].Await("a healthy standby", healthy)
 	}
 	c.must("pg-1", "CREATE TABLE t AS SELECT generate_series(1, 1000) n")
+	for _, name := range c.others("pg-1") { // a commit waits for one of them
+		c.eventually(name, "SELECT count(*) FROM t", "1000")
+	}
 }
 
 func (c *cluster) others(name string) []string {

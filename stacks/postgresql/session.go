@@ -106,7 +106,7 @@ func plain(err error) string {
 		return refused.Message
 	case errors.As(err, &lookup):
 		return lookup.Error()
-	case errors.As(err, &dial) && dial.Op == "dial" && dial.Addr != nil:
+	case errors.As(err, &dial) && dial.Addr != nil:
 		return fmt.Sprintf("%s: %v", dial.Addr, dial.Err)
 	case errors.Is(err, context.DeadlineExceeded):
 		return "no answer in time"
