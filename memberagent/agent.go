@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -107,7 +108,7 @@ func Run(ctx context.Context, config Config) error {
 	a.status.change(func(s *api.MemberStatus) {
 		s.Application, s.Member, s.Volume = config.Application, config.Member, config.Volume
 		s.Engine, s.Task, s.Image = engine.Name(), config.Task, config.Image
-		s.Container = containerID()
+		s.Container, s.Address = containerID(), ownAddress(config.Member)
 		idle(s, api.StateWaiting, "the agent has just started")
 	})
 	a.alive.touch()
@@ -187,6 +188,19 @@ func (a *agent) wake() {
 func (a *agent) holder() string {
 	s := a.status.get()
 	return fmt.Sprintf("member %s, task %s, container %.12s, since %s", s.Member, s.Task, s.Container, time.Now().UTC().Format(time.RFC3339))
+}
+
+// ownAddress is the address that the member's name, its own hostname, stands for in
+// this container, or "".
+func ownAddress(member string) string {
+	if host, err := os.Hostname(); err != nil || host != member {
+		return ""
+	}
+	addresses, err := net.LookupHost(member)
+	if err != nil || len(addresses) == 0 {
+		return ""
+	}
+	return addresses[0]
 }
 
 // containerID finds the container's ID in the mounts that Docker makes in each

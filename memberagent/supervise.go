@@ -562,5 +562,5 @@ func sameOrders(a, b api.MemberOrders) bool { return reflect.DeepEqual(a, b) }
 
 // sameTask: what was begun under one of these orders goes on under the other.
 func sameTask(a, b api.MemberOrders) bool {
-	return a.Role == b.Role && a.Primary == b.Primary && a.Immediate == b.Immediate
+	return a.Role == b.Role && a.Primary == b.Primary && a.PrimaryAddress == b.PrimaryAddress && a.Immediate == b.Immediate
 }

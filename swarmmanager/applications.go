@@ -326,7 +326,7 @@ func syncMode(app *store.Application, s dockerswarm.Service) string {
 func observeMember(o *observed, s dockerswarm.Service, was store.Member) store.Member {
 	is := store.Member{
 		Name: s.Spec.Labels[api.LabelMember], Slot: slot(s), Service: s.Spec.Name, Volume: s.Spec.Labels[api.LabelVolume],
-		Node: was.Node, Hostname: was.Hostname, Role: was.Role, Since: was.Since,
+		Node: was.Node, Hostname: was.Hostname, Role: was.Role, Address: was.Address, Since: was.Since,
 	}
 	volume, hasVolume := o.volumes[is.Volume]
 	status, hasStatus := o.statuses[is.Volume]
@@ -343,6 +343,9 @@ func observeMember(o *observed, s dockerswarm.Service, was store.Member) store.M
 	case hasStatus:
 		is.Node, is.Hostname = status.node, o.nodes[status.node].Description.Hostname
 		is.Role, is.State, is.Healthy, is.Message = status.Role, status.State, status.Healthy, status.Message
+		if status.Address != "" {
+			is.Address = status.Address
+		}
 		is.Leaving, is.Left = status.Leaving, status.Leaving && was.Left
 	case !o.steady && was.Name != "":
 		return was // this leader has not heard everybody yet
@@ -471,6 +474,9 @@ func (a *applications) orders(s api.MemberStatus) api.MemberOrders {
 		}
 	default:
 		o.Sync = app.Sync
+	}
+	if p, ok := memberOf(&app, o.Primary); ok && p.Name != s.Member {
+		o.PrimaryAddress = p.Address
 	}
 	return o
 }

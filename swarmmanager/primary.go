@@ -316,16 +316,13 @@ func formerIsGone(o *observed, app *store.Application, from store.Member) bool {
 		return s.Term == app.Term && s.Role != api.RolePrimary
 	}
 	// It was told that it leads no more, or its lease is over and nobody renews it.
-	return o.expired(owner.Node) && o.bar(owner.Node) == nil
+	return o.steady && o.expired(owner.Node) && o.bar(owner.Node) == nil
 }
 
 // planHandover takes the next step of a change of the primary.
 func planHandover(o *observed, app *store.Application, event eventFunc) {
 	h := app.Handover
 	o.lookAgain()
-	if !o.steady {
-		return
-	}
 	from, known := memberOf(app, h.From)
 	if !known { // its service was removed meanwhile
 		from = store.Member{Name: h.From, Volume: h.From}
@@ -343,6 +340,9 @@ func planHandover(o *observed, app *store.Application, event eventFunc) {
 	if err == nil && formerIsGone(o, app, from) {
 		completeHandover(o, app, to, reached, event)
 		return
+	}
+	if !o.steady {
+		return // what was said counts, a silence does not
 	}
 	status, heard := o.word(from)
 	if v := o.volumes[from.Volume].Value; !heard && v.Owner != nil && !o.gone(v.Owner.Node) {
@@ -372,6 +372,7 @@ func planOrderly(o *observed, app *store.Application, from store.Member, waited 
 	switch {
 	case stopped && healthy && status.Term == app.Term && former.Position != 0 && status.Position >= former.Position && status.Timeline == former.Timeline:
 		completeHandover(o, app, to, store.Promotion{Timeline: status.Timeline, Position: status.Position}, event)
+	case !o.steady: // what was said counts, a silence does not
 	case stopped && (!healthy || waited > handoverPatience+orderlyPatience):
 		abandonHandover(o, app, fmt.Sprintf("%s did not get all that %s wrote", h.To, h.From), event)
 	case stopped && waited > handoverPatience && former.Position == 0:

@@ -182,6 +182,8 @@ type MemberStatus struct {
 	Streaming  bool    `json:"streaming,omitempty"`
 	Sync       bool    `json:"sync,omitempty"`
 	Version    string  `json:"version,omitempty"` // of the server
+	// Address is the member's own IP address in the application's network.
+	Address string `json:"address,omitempty"`
 	// Leaving: the container was asked to stop, and the member waits until it may
 	// (MemberOrders.Leave).
 	Leaving bool `json:"leaving,omitempty"`
@@ -204,6 +206,9 @@ type MemberOrders struct {
 	// Leave: the member may stop now. One at a time may, a primary when another has
 	// taken its place, if there is one that can.
 	Leave bool `json:"leave,omitempty"`
+	// PrimaryAddress is the IP address of Primary, if it is known. Swarm takes a
+	// task that is to stop out of its DNS at once, though it runs on for a while.
+	PrimaryAddress string `json:"primaryAddress,omitempty"`
 	// Immediate: a primary that is to be a standby ends its server at once instead
 	// of in order.
 	Immediate bool `json:"immediate,omitempty"`

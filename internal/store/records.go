@@ -118,6 +118,8 @@ type Member struct {
 	Healthy  bool            `json:"healthy"`
 	Message  string          `json:"message,omitempty"`
 	Pinned   bool            `json:"pinned,omitempty"` // to Node, by node-local data
+	// Address is its IP address in the application's network.
+	Address string `json:"address,omitempty"`
 	// Leaving: it is to stop and waits for its turn; Left: it was told that it is.
 	Leaving bool      `json:"leaving,omitempty"`
 	Left    bool      `json:"left,omitempty"`

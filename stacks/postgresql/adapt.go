@@ -23,6 +23,7 @@ const (
 // Adapt brings configuration, receiver, roles and replication slots in line with
 // the orders.
 func (s *server) Adapt(ctx context.Context, orders api.MemberOrders) error {
+	s.learn(orders)
 	if err := s.reload(ctx, s.role, orders); err != nil {
 		return err
 	}
@@ -187,6 +188,7 @@ func (s *server) slots(ctx context.Context, where string) ([]string, error) {
 // Promote makes the running standby the primary. What it waits for before it
 // acknowledges a commit is in force before it can take one.
 func (s *server) Promote(ctx context.Context, orders api.MemberOrders) error {
+	s.learn(orders)
 	recovering, err := s.recovering(ctx)
 	if err != nil {
 		return err

@@ -19,6 +19,7 @@ import (
 // Join copies the primary's database with pg_basebackup into a folder of its own
 // and renames it when it is whole.
 func (s *server) Join(ctx context.Context, orders api.MemberOrders, progress memberagent.Progress) error {
+	s.learn(orders)
 	s.systemID = orders.SystemID
 	if err := s.awaitPrimary(ctx, orders, progress); err != nil {
 		return err

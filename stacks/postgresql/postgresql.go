@@ -68,7 +68,7 @@ func (e Engine) Open(m memberagent.Member) (memberagent.Server, error) {
 		return nil, fmt.Errorf("%s=%q cannot name the superuser: it must be letters, digits and underscores, not %q and not beginning with pg_", envUser, s.superuser, replicator)
 	}
 	if s.address == nil {
-		s.address = func(member string) (string, int) { return member, s.port }
+		s.address = func(member string) (string, int) { return cmp.Or(s.known[member], member), s.port }
 	}
 	var err error
 	if s.bin, err = findBinaries(m.Getenv("PATH")); err != nil {
@@ -104,6 +104,7 @@ type server struct {
 	socketDir  string
 	port       int
 	address    func(member string) (string, int)
+	known      map[string]string // addresses of other members, by name
 	parameters map[string]string
 
 	superuser, database                   string
@@ -119,6 +120,13 @@ type server struct {
 	synced   bool             // the roles' passwords are the secrets'
 	conn     *pgconn.PgConn   // nil: not connected
 	why      standbyDiagnosis // why it does not stream
+}
+
+// learn notes what orders say of where others are.
+func (s *server) learn(orders api.MemberOrders) {
+	if orders.PrimaryAddress != "" {
+		s.known = map[string]string{orders.Primary: orders.PrimaryAddress}
+	}
 }
 
 // temporary is a data directory in the making.
@@ -143,6 +151,7 @@ func (s *server) command(name string, args ...string) *exec.Cmd {
 // Start removes what a crash left, writes the configuration and starts the
 // server.
 func (s *server) Start(ctx context.Context, orders api.MemberOrders) (*memberagent.Process, error) {
+	s.learn(orders)
 	s.disconnect()
 	control, err := s.controlData(ctx, s.dir)
 	if err != nil {

@@ -34,6 +34,7 @@ LEFT JOIN pg_stat_wal_receiver receiver ON true`
 // Probe asks the server itself. It is the one query a second that the engine
 // costs, while all is well.
 func (s *server) Probe(ctx context.Context, orders api.MemberOrders) memberagent.Probe {
+	s.learn(orders)
 	p := memberagent.Probe{LagBytes: -1, LagSeconds: -1}
 	table, err := s.query(ctx, probeQuery)
 	if err == nil && len(table) != 1 {

@@ -23,6 +23,7 @@ import (
 // is, if the primary's history goes on from its last record; with pg_rewind; with a
 // fresh copy.
 func (s *server) Rejoin(ctx context.Context, orders api.MemberOrders, progress memberagent.Progress) error {
+	s.learn(orders)
 	began := time.Now()
 	data, err := s.Inspect(ctx)
 	if err != nil {
