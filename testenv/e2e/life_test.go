@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -9,6 +11,8 @@ import (
 
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
+
+	"github.com/openmanage/openmanage/testenv/product"
 )
 
 // An application from its creation to its removal, as a user goes through it.
@@ -60,10 +64,16 @@ func TestLifeOfAnApplication(t *testing.T) {
 	var document []map[string]any
 	assert.NilError(t, json.Unmarshal([]byte(inspected), &document))
 	assert.Equal(t, document[0]["primary"], "life-1")
-	stdout, stderr, err = s.Input(ctx, nil, "openmanage", "logs", "life", "--tail", "50")
+	// Swarm gathers logs from the nodes, and now and then hears of none in time.
+	err = product.Until(ctx, time.Minute, "logs of both members", func(ctx context.Context) error {
+		stdout, stderr, err := s.Input(ctx, nil, "openmanage", "logs", "life", "--tail", "50")
+		all := stdout + stderr // the server logs to standard error
+		if err == nil && (!strings.Contains(all, "life-1 |") || !strings.Contains(all, "life-2 |")) {
+			err = fmt.Errorf("logs: %q", all)
+		}
+		return err
+	})
 	assert.NilError(t, err)
-	assert.Check(t, is.Contains(stdout+stderr, "life-1 |")) // the server logs to standard error
-	assert.Check(t, is.Contains(stdout+stderr, "life-2 |"))
 	history, err := s.CLI(ctx, "events", "life")
 	assert.NilError(t, err)
 	assert.Check(t, is.Contains(history, "created with 2 members"))
