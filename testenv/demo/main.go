@@ -93,10 +93,11 @@ func run(ctx context.Context, say *progress.Reporter) error {
 	if count, err = p.SQL(ctx, "pg", "SELECT count(*) FROM demo"); err != nil {
 		return err
 	}
-	if members, err = p.Members(ctx, "pg"); err != nil {
+	successor, err := p.SQL(ctx, "pg", "SHOW cluster_name")
+	if err != nil {
 		return err
 	}
-	say.Step("%s takes writes after %.1f s, with %s of %d rows", primaryOf(members).Member, failover.Seconds(), count, rows)
+	say.Step("%s takes writes after %.1f s, with %s of %d rows", successor, failover.Seconds(), count, rows)
 	var moved product.Member
 	err = product.Until(ctx, 3*time.Minute, primary.Member+" on another node", func(ctx context.Context) error {
 		if members, err = p.Members(ctx, "pg"); err != nil {
