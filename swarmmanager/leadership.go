@@ -18,6 +18,10 @@ import (
 // every second.
 const takeOverAfter = 3 * time.Second
 
+// resignTimeout is how long a manager that is asked to stop tries to say so. Without
+// a word of it the others wait for takeOverAfter.
+const resignTimeout = 2 * time.Second
+
 // leadership tells whether this manager may act as the leader at this moment.
 //
 // The leader is who keeps writing the leader record. Any manager can: the one on
@@ -101,7 +105,25 @@ func (l *leadership) follow(r store.Record[store.Leader]) bool {
 	}
 	l.leader = r.Value.Node
 	// A record of this node is of a process before this one.
-	return r.Value.Node == l.self || now-l.seenAt >= takeOverAfter
+	return r.Value.Node == l.self || r.Value.Resigned || now-l.seenAt >= takeOverAfter
+}
+
+// resign ends this leadership, if there is one, and says so in the record, so that
+// another manager need not wait until the record stands still. From its beginning
+// nothing is answered as the leader any more.
+func (l *leadership) resign(ctx context.Context, s *store.Store) (resigned bool, err error) {
+	l.mu.Lock()
+	record, leading := l.record, l.leading
+	l.leading, l.record, l.leader = false, store.Record[store.Leader]{}, ""
+	l.mu.Unlock()
+	if !leading || record.Name == "" {
+		return false, nil
+	}
+	value := record.Value
+	value.Beat++
+	value.Resigned = true
+	_, err = store.Update(ctx, s, store.KindLeader, record, value)
+	return err == nil, err
 }
 
 // beat writes the leader record, if it is this manager's or nobody else's any more.
@@ -183,6 +205,12 @@ func (m *Manager) lead(ctx context.Context) {
 		}
 		select {
 		case <-ctx.Done():
+			call, cancel := context.WithTimeout(context.WithoutCancel(ctx), resignTimeout)
+			defer cancel()
+			resigned, err := m.leadership.resign(call, m.store)
+			if resigned || err != nil {
+				m.log.Info("this manager stops and resigns", "error", err)
+			}
 			return
 		case <-tick.C:
 		}

@@ -140,3 +140,48 @@ func TestALeaderThatCouldNotWriteHearsEverybodyBeforeItJudgesASilence(t *testing
 	}
 	assert.Assert(t, l.steady())
 }
+
+func TestAManagerThatStopsHandsTheLeadershipOverAtOnce(t *testing.T) {
+	c, s := &manual{t: time.Hour}, store.New(&storetest.Configs{})
+	l, other := newLeadership("n1", "test", c.now), newLeadership("n2", "test", c.now)
+	beat := func(l *leadership) bool {
+		began, err := l.beat(t.Context(), s, nothingToTakeOver)
+		assert.NilError(t, err)
+		return began
+	}
+	assert.Assert(t, beat(l))
+	assert.Assert(t, !beat(other))
+	resigned, err := other.resign(t.Context(), s)
+	assert.NilError(t, err)
+	assert.Assert(t, !resigned, "who does not lead has nothing to give up")
+	resigned, err = l.resign(t.Context(), s)
+	assert.NilError(t, err)
+	assert.Assert(t, resigned)
+	assert.Assert(t, !l.acting())
+	assert.Assert(t, beat(other), "it waits though nobody leads")
+	assert.Assert(t, other.acting())
+	assert.Assert(t, !other.settled(), "leases of the former leader still hold")
+	c.t += time.Second
+	assert.Assert(t, !beat(other), "its own record says that it resigned")
+	assert.Assert(t, other.acting())
+}
+
+func TestALeaderThatWasDeposedDoesNotResignForItsSuccessor(t *testing.T) {
+	c, s := &manual{t: time.Hour}, store.New(&storetest.Configs{})
+	l, other := newLeadership("n1", "test", c.now), newLeadership("n2", "test", c.now)
+	_, err := l.beat(t.Context(), s, nothingToTakeOver)
+	assert.NilError(t, err)
+	_, err = other.beat(t.Context(), s, nothingToTakeOver)
+	assert.NilError(t, err)
+	c.t += takeOverAfter
+	began, err := other.beat(t.Context(), s, nothingToTakeOver)
+	assert.NilError(t, err)
+	assert.Assert(t, began)
+	resigned, err := l.resign(t.Context(), s)
+	assert.ErrorIs(t, err, store.ErrStale)
+	assert.Assert(t, !resigned)
+	c.t += time.Second
+	_, err = other.beat(t.Context(), s, nothingToTakeOver)
+	assert.NilError(t, err)
+	assert.Assert(t, other.acting())
+}

@@ -165,6 +165,8 @@ type Leader struct {
 	Boot     string `json:"boot"` // random, drawn when the manager process starts
 	Beat     uint64 `json:"beat"`
 	Version  string `json:"version"`
+	// Resigned: it leads no more, because it was asked to stop.
+	Resigned bool `json:"resigned,omitempty"`
 }
 
 // LeaderName is the name of the one record of KindLeader.
