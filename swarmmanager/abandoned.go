@@ -18,7 +18,7 @@ func (v *volumes) freeAbandoned(ctx context.Context, o *observed) error {
 	var errs []error
 	for name, r := range o.volumes {
 		owner := r.Value.Owner
-		if owner == nil || ready(o.nodes[owner.Node]) || !v.leases.expired(owner.Node) || len(o.uses[name]) > 0 {
+		if owner == nil || ready(o.nodes[owner.Node]) || !v.leases.expired(owner.Node, r.Value.LeaseTime()) || len(o.uses[name]) > 0 {
 			continue
 		}
 		errs = append(errs, v.freeOne(ctx, name, r.Value))

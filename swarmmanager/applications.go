@@ -55,9 +55,8 @@ type observed struct {
 	now      time.Time             // to the second, for records
 	precise  time.Time
 	again    bool // something is under way: observe again soon
-	// silence is for how long a node has not been renewed by this leader; false:
-	// never.
-	silence func(node string) (time.Duration, bool)
+	// silence is for how long a node has not been renewed.
+	silence func(node string) time.Duration
 	// bar asks the other managers to promise a silent node nothing more; an error:
 	// it may still run on what they have promised before.
 	bar func(node string) error
@@ -71,17 +70,15 @@ type observed struct {
 // lookAgain has the next observation come soon.
 func (o *observed) lookAgain() { o.again = true }
 
-// gone tells whether the leases of a node that this leader renewed have run out
-// by the node's own clock, which ends before ours.
-func (o *observed) gone(node string) bool {
-	d, ok := o.silence(node)
-	return !ok || d > api.LeaseDuration
+// gone tells whether the lease of a volume has run out by its owner's own clock,
+// which ends before ours.
+func (o *observed) gone(v api.Volume) bool {
+	return o.silence(v.Owner.Node) > v.LeaseTime()
 }
 
-// expired tells whether the node has also had the time to end what ran on them.
-func (o *observed) expired(node string) bool {
-	d, ok := o.silence(node)
-	return !ok || d > api.LeaseDuration+api.LeaseMargin
+// expired tells whether the owner has also had the time to end what ran on it.
+func (o *observed) expired(v api.Volume) bool {
+	return o.silence(v.Owner.Node) > v.LeaseTime()+api.LeaseMargin
 }
 
 // reconcile observes, writes what has changed, and returns what is there now.
@@ -160,6 +157,9 @@ func (a *applications) reconcileOne(ctx context.Context, o *observed, name strin
 	old := record.Value
 	next, events := planApplication(o, name, old, exists)
 	if err := a.retainVolumes(ctx, o, next); err != nil {
+		return err
+	}
+	if err := a.lengthenLeases(ctx, o, next); err != nil {
 		return err
 	}
 	if !a.m.leadership.acting() {
@@ -253,6 +253,7 @@ func planApplication(o *observed, name string, old store.Application, exists boo
 	}
 	next.SyncMode = syncMode(&next, first)
 	next.NoFailover = first.Spec.Labels[api.LabelFailover] == "false"
+	next.Lease = leaseTime(&next, first)
 	before := map[string]store.Member{}
 	for _, m := range old.Members {
 		before[m.Name] = m

@@ -56,20 +56,20 @@ func (l *leadership) acting() bool {
 	return l.leading && l.now()-l.lastBeat < api.LeaderWriteBound
 }
 
-// settled tells whether every lease that a former leader may have renewed has
-// run out, unless it was renewed since. The last renewal by a former leader was
+// settled tells whether every lease of that length that a former leader may have
+// renewed has run out, unless it was renewed since. The last renewal by a former leader was
 // within LeaderWriteBound of its last write, which was before our first.
-func (l *leadership) settled() bool {
+func (l *leadership) settled(lease time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.leading && l.now()-l.since > api.LeaseDuration+api.LeaderWriteBound+api.LeaseMargin
+	return l.leading && l.now()-l.since > lease+api.LeaderWriteBound+api.LeaseMargin
 }
 
 // steady tells whether every living node has had the time to be heard, so that
 // the silence of one says something about it. A leader whose writes fail for some
 // seconds, as while Swarm elects, answers nobody, and hears nobody.
 func (l *leadership) steady() bool {
-	if !l.settled() {
+	if !l.settled(api.LeaseDuration) {
 		return false
 	}
 	l.mu.Lock()

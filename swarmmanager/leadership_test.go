@@ -39,11 +39,11 @@ func TestALeaderWhoseRecordAnotherHasWrittenBeginsAnew(t *testing.T) {
 	assert.Assert(t, beat(l))
 	c.t += time.Minute
 	assert.Assert(t, !beat(l))
-	assert.Assert(t, l.settled())
+	assert.Assert(t, l.settled(api.LeaseDuration))
 	l.unknown()
 	c.t += time.Second
 	assert.Assert(t, !beat(l), "that Swarm did not say who leads ends no leadership")
-	assert.Assert(t, l.settled())
+	assert.Assert(t, l.settled(api.LeaseDuration))
 
 	assert.Assert(t, !beat(other), "the record has only just been seen")
 	c.t += takeOverAfter
@@ -54,7 +54,7 @@ func TestALeaderWhoseRecordAnotherHasWrittenBeginsAnew(t *testing.T) {
 	assert.Assert(t, !l.acting())
 	c.t += takeOverAfter
 	assert.Assert(t, beat(l))
-	assert.Assert(t, !l.settled(), "the other may have renewed leases")
+	assert.Assert(t, !l.settled(api.LeaseDuration), "the other may have renewed leases")
 }
 
 func TestABeatThatOnlySeemedToFailEndsNoLeadership(t *testing.T) {
@@ -77,7 +77,7 @@ func TestABeatThatOnlySeemedToFailEndsNoLeadership(t *testing.T) {
 		assert.Assert(t, !began)
 	}
 	assert.Assert(t, l.acting())
-	assert.Assert(t, l.settled(), "failovers would have to wait for nothing")
+	assert.Assert(t, l.settled(api.LeaseDuration), "failovers would have to wait for nothing")
 }
 
 // A leader's process is paused between a decision and its write, and goes on
@@ -132,7 +132,7 @@ func TestALeaderThatCouldNotWriteHearsEverybodyBeforeItJudgesASilence(t *testing
 	assert.Assert(t, l.steady())
 	c.t += 8 * time.Second // Swarm elects
 	beat()
-	assert.Assert(t, l.settled(), "no other has led")
+	assert.Assert(t, l.settled(api.LeaseDuration), "no other has led")
 	assert.Assert(t, !l.steady(), "it has answered nobody for 8 s, and calls every node silent")
 	for range 6 {
 		c.t += time.Second
@@ -160,7 +160,7 @@ func TestAManagerThatStopsHandsTheLeadershipOverAtOnce(t *testing.T) {
 	assert.Assert(t, !l.acting())
 	assert.Assert(t, beat(other), "it waits though nobody leads")
 	assert.Assert(t, other.acting())
-	assert.Assert(t, !other.settled(), "leases of the former leader still hold")
+	assert.Assert(t, !other.settled(api.LeaseDuration), "leases of the former leader still hold")
 	c.t += time.Second
 	assert.Assert(t, !beat(other), "its own record says that it resigned")
 	assert.Assert(t, other.acting())

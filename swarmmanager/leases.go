@@ -15,6 +15,7 @@ type leases struct {
 	now clock
 
 	mu      sync.Mutex
+	began   time.Duration // when this leadership did, or a little later
 	nodes   map[string]heard
 	silent  map[string]int // by node: how many of silenceMarks it has passed
 	helpers map[string]api.HelperReport
@@ -34,6 +35,7 @@ func newLeases(now clock) *leases {
 func (l *leases) forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.began = l.now()
 	l.nodes, l.helpers, l.silent = map[string]heard{}, map[string]api.HelperReport{}, map[string]int{}
 }
 
@@ -92,18 +94,29 @@ func (l *leases) hearHelper(node string, r api.HelperReport) {
 	l.helpers[node] = r
 }
 
-// silence is for how long node has not been renewed; false: not by this leader.
-func (l *leases) silence(node string) (time.Duration, bool) {
+// silence is for how long node has not been renewed for certain: a former leader
+// may have done so until LeaderWriteBound after its last write, which was before
+// this leadership.
+func (l *leases) silence(node string) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	h, ok := l.nodes[node]
-	return l.now() - h.at, ok
+	if h, ok := l.nodes[node]; ok {
+		return l.now() - h.at
+	}
+	return max(0, l.now()-l.began-api.LeaderWriteBound)
 }
 
-// expired tells whether every lease that this leader renewed for node has run out.
-func (l *leases) expired(node string) bool {
-	d, ok := l.silence(node)
-	return !ok || d > api.LeaseDuration+api.LeaseMargin
+// expired tells whether every lease of that length that was given to node, by
+// whichever leader, has run out.
+func (l *leases) expired(node string, lease time.Duration) bool {
+	return l.silence(node) > lease+api.LeaseMargin
+}
+
+// renewed tells whether a lease of that length which this leader gave to node may
+// still hold.
+func (l *leases) renewed(node string, lease time.Duration) bool {
+	_, _, heard := l.last(node)
+	return heard && !l.expired(node, lease)
 }
 
 // last returns what node reported last and how long ago.

@@ -82,6 +82,7 @@ func Run(ctx context.Context, cfg Config) error {
 		revoked: map[string]uint64{}, absent: map[string]absence{},
 	}
 	m.apps = newApplications(m)
+	m.volumes.leaseWanted = m.apps.leaseWanted
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -207,7 +207,7 @@ func lost(o *observed, app *store.Application, primary store.Member, known bool)
 		down -= coldStart
 	}
 	switch {
-	case owner != nil && o.gone(owner.Node):
+	case owner != nil && o.gone(v.Value):
 		if o.bar(owner.Node) != nil {
 			return "" // promised: it may go on for a while, and does its work
 		}
@@ -316,7 +316,7 @@ func formerIsGone(o *observed, app *store.Application, from store.Member) bool {
 		return s.Term == app.Term && s.Role != api.RolePrimary
 	}
 	// It was told that it leads no more, or its lease is over and nobody renews it.
-	return o.steady && o.expired(owner.Node) && o.bar(owner.Node) == nil
+	return o.steady && o.expired(v.Value) && o.bar(owner.Node) == nil
 }
 
 // planHandover takes the next step of a change of the primary.
@@ -345,7 +345,7 @@ func planHandover(o *observed, app *store.Application, event eventFunc) {
 		return // what was said counts, a silence does not
 	}
 	status, heard := o.word(from)
-	if v := o.volumes[from.Volume].Value; !heard && v.Owner != nil && !o.gone(v.Owner.Node) {
+	if v := o.volumes[from.Volume].Value; !heard && v.Owner != nil && !o.gone(v) {
 		// Its node answers and its agent does not: the plugin ends it.
 		o.revoke(v.Name, v.Epoch)
 	}

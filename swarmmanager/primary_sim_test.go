@@ -110,9 +110,11 @@ func (s *sim) observe() *observed {
 	o.precise = time.Unix(0, 0).Add(s.now).UTC()
 	o.now = o.precise.Truncate(time.Second)
 	o.steady = s.now-s.settled > api.LeaseDuration+api.LeaderWriteBound+api.LeaseMargin
-	o.silence = func(node string) (time.Duration, bool) {
-		at, ok := s.heard[node]
-		return s.now - at, ok
+	o.silence = func(node string) time.Duration {
+		if at, ok := s.heard[node]; ok {
+			return s.now - at
+		}
+		return s.now - s.settled - api.LeaderWriteBound
 	}
 	for i, m := range s.members {
 		service := dockerswarm.Service{ID: m.name}

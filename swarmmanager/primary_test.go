@@ -28,7 +28,7 @@ type plan struct {
 func newPlan(t *testing.T) *plan {
 	t.Helper()
 	p := &plan{t: t, o: observation(), silent: map[string]time.Duration{}}
-	p.o.silence = func(node string) (time.Duration, bool) { return p.silent[node], true }
+	p.o.silence = func(node string) time.Duration { return p.silent[node] }
 	p.o.bar = func(string) error { return p.bar }
 	for i := 1; i <= 3; i++ {
 		p.says(fmt.Sprintf("pg-%d", i), func(s *api.MemberStatus) {

@@ -55,11 +55,11 @@ func TestLeaderActsOnlyWhileItsOwnWritesAreFresh(t *testing.T) {
 	l := newLeadership("n1", "test", c.now)
 	l.leading, l.since, l.lastBeat = true, c.t, c.t
 	assert.Assert(t, l.acting())
-	assert.Assert(t, !l.settled(), "a new leader must wait for leases that it does not know of")
+	assert.Assert(t, !l.settled(api.LeaseDuration), "a new leader must wait for leases that it does not know of")
 	c.t += api.LeaderWriteBound
 	assert.Assert(t, !l.acting(), "cut off from Raft, it must stop renewing by its own clock")
 	c.t += api.LeaseDuration + api.LeaseMargin + 1
-	assert.Assert(t, l.settled())
+	assert.Assert(t, l.settled(api.LeaseDuration))
 }
 
 func TestLeaseIsExpiredOnlyAfterItsDurationAndMargin(t *testing.T) {
@@ -67,9 +67,9 @@ func TestLeaseIsExpiredOnlyAfterItsDurationAndMargin(t *testing.T) {
 	l := newLeases(c.now)
 	l.hear("n1", api.Report{})
 	c.t += api.LeaseDuration + api.LeaseMargin
-	assert.Assert(t, !l.expired("n1"))
+	assert.Assert(t, !l.expired("n1", api.LeaseDuration))
 	c.t++
-	assert.Assert(t, l.expired("n1"))
+	assert.Assert(t, l.expired("n1", api.LeaseDuration))
 	l.touch("n1")
-	assert.Assert(t, !l.expired("n1"), "an attach gives a lease too")
+	assert.Assert(t, !l.expired("n1", api.LeaseDuration), "an attach gives a lease too")
 }

@@ -179,7 +179,7 @@ func (m *Manager) report(ctx context.Context, caller swarmpki.Peer, r api.Report
 	if err != nil {
 		return nil, err
 	}
-	answer := api.ReportAnswer{Leader: m.leadership.self, Lease: api.LeaseDuration, Renewed: renewed, Lost: lost}
+	answer := api.ReportAnswer{Leader: m.leadership.self, Lease: api.LeaseDuration, Renewed: renewed, Lost: lost, Longer: m.volumes.longer(renewed, all)}
 	for _, n := range nodes {
 		answer.Nodes = append(answer.Nodes, toNode(n))
 	}

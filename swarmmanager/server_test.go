@@ -82,6 +82,7 @@ func serveManager(t *testing.T) *served {
 		barNode: m.barNode, now: bootClock, log: log, revoked: map[string]uint64{}, absent: map[string]absence{},
 	}
 	m.apps = newApplications(m)
+	m.volumes.leaseWanted = m.apps.leaseWanted
 	s := httptest.NewUnstartedServer(m.handler())
 	s.TLS = m.id.ServerConfig()
 	s.Config.ErrorLog = log.StandardLogger(nil)

@@ -35,9 +35,11 @@ type volumes struct {
 	leases     *leases
 	leadership *leadership
 	nodes      *nodeView
-	barNode    func(ctx context.Context, node string) error
-	now        clock
-	log        hclog.Logger
+	// leaseWanted is how long the leases of a volume shall be, as its application asks.
+	leaseWanted func(v api.Volume) time.Duration
+	barNode     func(ctx context.Context, node string) error
+	now         clock
+	log         hclog.Logger
 
 	mu      sync.Mutex
 	cache   map[string]store.Record[api.Volume] // nil: not loaded
@@ -56,7 +58,7 @@ type absence struct {
 // absenceToRelease is how long an owner must have reported without a volume
 // before it counts as released. A report can be older than the attach and be the
 // last that gets through: by then the lease that came with the attach is over.
-const absenceToRelease = api.LeaseDuration + api.LeaseMargin
+func absenceToRelease(v api.Volume) time.Duration { return v.LeaseTime() + api.LeaseMargin }
 
 // forget drops what was learned in a former leadership.
 func (v *volumes) forget() {
@@ -326,7 +328,7 @@ func (v *volumes) attach(ctx context.Context, node string, req api.AttachRequest
 	}
 	if d.same {
 		v.leases.touch(node)
-		return api.Attachment{Volume: r.Value, Lease: api.LeaseDuration}, nil
+		return api.Attachment{Volume: r.Value, Lease: r.Value.LeaseTime()}, nil
 	}
 	if d.fence {
 		if err := v.barNode(ctx, r.Value.Owner.Node); err != nil {
@@ -341,6 +343,7 @@ func (v *volumes) attach(ctx context.Context, node string, req api.AttachRequest
 	next, err := v.change(ctx, r, func(n *api.Volume) {
 		n.Owner, n.LastNode, n.Retained = owner, node, false
 		n.Fence = n.Fence || d.fence
+		n.Lease = v.leaseWanted(r.Value)
 		n.Epoch++
 	})
 	if err != nil {
@@ -353,7 +356,7 @@ func (v *volumes) attach(ctx context.Context, node string, req api.AttachRequest
 	delete(v.absent, req.Name)
 	v.mu.Unlock()
 	log.Info("attached", "new_epoch", next.Value.Epoch, "fence", next.Value.Fence)
-	return api.Attachment{Volume: next.Value, Lease: api.LeaseDuration}, nil
+	return api.Attachment{Volume: next.Value, Lease: next.Value.LeaseTime()}, nil
 }
 
 // revoke has the owner of epoch let go of the volume with its next report.
@@ -369,7 +372,7 @@ func (v *volumes) revoke(name string, epoch uint64) {
 func (v *volumes) takeAway(r store.Record[api.Volume]) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if !v.leases.expired(r.Value.Owner.Node) {
+	if v.leases.renewed(r.Value.Owner.Node, r.Value.LeaseTime()) {
 		return false
 	}
 	v.revoked[r.Name] = r.Value.Epoch
@@ -388,12 +391,12 @@ func (v *volumes) facts(ctx context.Context, vol api.Volume, node string, req ap
 	}
 	f := attachFacts{
 		volume: vol, node: node, hostname: nodes[node].Description.Hostname, mountID: req.MountID, tenure: req.Tenure, location: req.Location,
-		uses: uses[vol.Name], settled: v.leadership.settled(), now: time.Now(),
+		uses: uses[vol.Name], settled: v.leadership.settled(vol.LeaseTime()), now: time.Now(),
 	}
 	if o := vol.Owner; o != nil {
 		f.ownerReady = ready(nodes[o.Node])
-		f.ownerExpired = v.leases.expired(o.Node)
-		f.silence, _ = v.leases.silence(o.Node)
+		f.ownerExpired = !v.leases.renewed(o.Node, vol.LeaseTime())
+		f.silence = v.leases.silence(o.Node)
 	}
 	if report, _, ok := v.leases.last(node); ok {
 		f.reported = slices.ContainsFunc(report.Volumes, func(h api.HeldVolume) bool { return h.Name == vol.Name && h.Epoch == vol.Epoch })
@@ -516,7 +519,7 @@ func (v *volumes) renew(ctx context.Context, node string, report api.Report) (re
 		if o := r.Value.Owner; o == nil || o.Node != node || held[name] {
 			continue
 		}
-		if v.longAbsent(name, r.Value.Epoch) {
+		if v.longAbsent(r.Value) {
 			go v.releaseAbsent(name, node, r.Value.Epoch)
 		}
 	}
@@ -525,13 +528,13 @@ func (v *volumes) renew(ctx context.Context, node string, report api.Report) (re
 
 // longAbsent notes that an owner has reported without its volume and tells whether
 // it has done so for long enough. The caller holds v.mu.
-func (v *volumes) longAbsent(name string, epoch uint64) bool {
-	a, ok := v.absent[name]
-	if !ok || a.epoch != epoch {
-		a = absence{epoch: epoch, since: v.now()}
-		v.absent[name] = a
+func (v *volumes) longAbsent(vol api.Volume) bool {
+	a, ok := v.absent[vol.Name]
+	if !ok || a.epoch != vol.Epoch {
+		a = absence{epoch: vol.Epoch, since: v.now()}
+		v.absent[vol.Name] = a
 	}
-	return v.now()-a.since > absenceToRelease && v.leadership.settled()
+	return v.now()-a.since > absenceToRelease(vol) && v.leadership.settled(vol.LeaseTime())
 }
 
 // releaseAbsent frees a volume whose owner does not know of it any more: its

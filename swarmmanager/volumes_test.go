@@ -109,16 +109,16 @@ func TestAnAbandonedVolumeIsNotFreedUnderAnOwnerThatIsBack(t *testing.T) {
 func TestAnOwnerThatReportsWithoutItsVolumeHasReleasedItOnceNoLeaseCanBeLeft(t *testing.T) {
 	s, c := heldByW1(t)
 	v := s.manager.volumes
-	assert.Assert(t, !v.longAbsent("data", 1))
+	assert.Assert(t, !v.longAbsent(api.Volume{VolumeSpec: api.VolumeSpec{Name: "data"}, Epoch: 1}))
 	c.t += api.LeaseDuration + api.LeaseMargin
-	assert.Assert(t, !v.longAbsent("data", 1), "the lease that came with the attach may still hold")
+	assert.Assert(t, !v.longAbsent(api.Volume{VolumeSpec: api.VolumeSpec{Name: "data"}, Epoch: 1}), "the lease that came with the attach may still hold")
 	c.t++
-	assert.Assert(t, !v.longAbsent("data", 2), "of another epoch nothing is known")
-	assert.Assert(t, !v.longAbsent("data", 1))
-	c.t += absenceToRelease + 1
-	assert.Assert(t, v.longAbsent("data", 1))
+	assert.Assert(t, !v.longAbsent(api.Volume{VolumeSpec: api.VolumeSpec{Name: "data"}, Epoch: 2}), "of another epoch nothing is known")
+	assert.Assert(t, !v.longAbsent(api.Volume{VolumeSpec: api.VolumeSpec{Name: "data"}, Epoch: 1}))
+	c.t += absenceToRelease(api.Volume{}) + 1
+	assert.Assert(t, v.longAbsent(api.Volume{VolumeSpec: api.VolumeSpec{Name: "data"}, Epoch: 1}))
 	s.manager.leadership.since = c.t
-	assert.Assert(t, !v.longAbsent("data", 1), "a lease of a former leader may still hold")
+	assert.Assert(t, !v.longAbsent(api.Volume{VolumeSpec: api.VolumeSpec{Name: "data"}, Epoch: 1}), "a lease of a former leader may still hold")
 
 	v.releaseAbsent("data", "w1", 1)
 	r, err := v.get(t.Context(), "data")
@@ -132,7 +132,7 @@ func TestAnAbsenceThatIsOverReleasesNothing(t *testing.T) {
 	for _, r := range []api.Report{{}, {Rebuilding: true}, held(1)} {
 		_, _, err := v.renew(t.Context(), "w1", r)
 		assert.NilError(t, err)
-		c.t += absenceToRelease
+		c.t += absenceToRelease(api.Volume{})
 	}
 	v.releaseAbsent("data", "w1", 1) // decided before the report that names it
 	r, err := v.get(t.Context(), "data")

@@ -105,7 +105,7 @@ func (h *hold) saved() savedHold {
 // the saved one, or a little from now if that is over, so that the leader can be
 // asked before anything is fenced.
 func (s savedHold) restored(until, now time.Duration, device string, major, minor uint32) *hold {
-	h := newHold(s.Volume, s.MountID, max(min(until, now+api.LeaseDuration), now+restartGrace))
+	h := newHold(s.Volume, s.MountID, max(min(until, now+s.Volume.LeaseTime()), now+restartGrace))
 	h.since, h.count, h.seenLive = s.Since, s.Count, s.Count > 0
 	h.setMounted(device, major, minor)
 	return h

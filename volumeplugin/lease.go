@@ -218,7 +218,11 @@ func (p *plugin) take(report api.Report, answer api.ReportAnswer, sent time.Dura
 		case slices.Contains(answer.Lost, held.Name):
 			v.fence(h, "the leading manager says that this node no longer holds it", false)
 		case slices.Contains(answer.Renewed, held.Name) && answer.Lease > 0:
-			h.renew(sent+answer.Lease, p.now())
+			lease := answer.Lease
+			if longer, ok := answer.Longer[held.Name]; ok {
+				lease = longer
+			}
+			h.renew(sent+lease, p.now())
 			renewed = true
 		}
 	}

@@ -323,6 +323,8 @@ func TestALeaseIsCountedFromWhenTheReportWasSent(t *testing.T) {
 	sent := n.plugin.now() + time.Hour
 	n.plugin.take(report, api.ReportAnswer{Lease: time.Second, Renewed: []string{"v"}}, sent)
 	assert.Equal(t, h.until(), sent+time.Second)
+	n.plugin.take(report, api.ReportAnswer{Lease: time.Second, Renewed: []string{"v"}, Longer: map[string]time.Duration{"v": time.Minute, "w": time.Hour}}, sent)
+	assert.Equal(t, h.until(), sent+time.Minute)
 	// An answer to a report on another epoch says nothing about this one.
 	report.Volumes[0].Epoch++
 	n.plugin.take(report, api.ReportAnswer{Lost: []string{"v"}}, sent)

@@ -37,6 +37,7 @@ const (
 	LabelVolume      = "openmanage.volume"          // name of the member's data volume
 	LabelSyncMode    = "openmanage.sync.mode"       // quorum (default: from 3 members on), strict (from 2 on), off
 	LabelFailover    = "openmanage.failover.enable" // true (default), false: no member is made the primary by itself
+	LabelLease       = "openmanage.failover.lease"  // LeaseDuration (default) to MaxLease: after how long a silent node has lost the member
 	LabelParameters  = "openmanage.parameters"      // --set parameters as JSON, for create to compare
 )
 
@@ -52,6 +53,9 @@ const PinElsewhere = "elsewhere"
 // LeaseDuration is how long a leader's answer to a report renews the leases of
 // a node, counted on the node's own monotonic clock from when it sent the report.
 const LeaseDuration = 5 * time.Second
+
+// MaxLease is the longest lease that an application can ask for with LabelLease.
+const MaxLease = time.Minute
 
 // LeaseMargin is what a leader waits beyond LeaseDuration, by its own clock,
 // before it gives a silent node's volume away. It covers the difference of clock

@@ -57,10 +57,12 @@ type ReportAnswer struct {
 	// Renewed are the volumes whose epoch is the record's. A held volume that is
 	// in Lost has another owner or epoch: fence at once. One in neither list
 	// keeps the lease it has.
-	Renewed []string       `json:"renewed,omitempty"`
-	Lost    []string       `json:"lost,omitempty"`
-	Orders  []MemberOrders `json:"orders,omitempty"` // for the members this node reported
-	Purge   []PurgeOrder   `json:"purge,omitempty"`
+	Renewed []string `json:"renewed,omitempty"`
+	// Longer are those of Renewed whose lease is another than Lease.
+	Longer map[string]time.Duration `json:"longer,omitempty"`
+	Lost   []string                 `json:"lost,omitempty"`
+	Orders []MemberOrders           `json:"orders,omitempty"` // for the members this node reported
+	Purge  []PurgeOrder             `json:"purge,omitempty"`
 	// Grow and Snapshot are orders about volumes in Renewed. Each is repeated until
 	// HeldVolume.Size, or Report.Snapshots, shows that it was carried out.
 	Grow     []GrowOrder     `json:"grow,omitempty"`

@@ -57,6 +57,9 @@ type Volume struct {
 	// Fence: Device may still be written by a former owner that did not hand
 	// over; set with the new owner, cleared by ProgressRequest.Fenced.
 	Fence bool `json:"fence,omitempty"`
+	// Lease is the longest lease that may be out for this epoch; 0: LeaseDuration. It
+	// is longer before a longer one is given, and shorter only with the next owner.
+	Lease time.Duration `json:"lease,omitempty"`
 	// LastNode is the node ID of the last owner.
 	LastNode string `json:"lastNode,omitempty"`
 	// Retained: its application or Docker volume was removed, the data is kept.
@@ -64,6 +67,9 @@ type Volume struct {
 	Purging  bool      `json:"purging,omitempty"` // being deleted on request
 	Created  time.Time `json:"created"`
 }
+
+// LeaseTime is how long a lease of the volume lasts at most.
+func (v Volume) LeaseTime() time.Duration { return min(max(v.Lease, LeaseDuration), MaxLease) }
 
 // State is the word for people: attached, free, retained or purging.
 func (v Volume) State() string {

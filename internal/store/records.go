@@ -71,12 +71,14 @@ type Application struct {
 	NotBefore *time.Time `json:"notBefore,omitempty"`
 	// Initialized: the database was made once. An empty data directory is an
 	// error from then on.
-	Initialized bool      `json:"initialized"`
-	SystemID    string    `json:"systemID,omitempty"`
-	SyncMode    string    `json:"syncMode,omitempty"`   // quorum, strict or off
-	NoFailover  bool      `json:"noFailover,omitempty"` // as its label asks
-	Members     []Member  `json:"members"`
-	Created     time.Time `json:"created"`
+	Initialized bool   `json:"initialized"`
+	SystemID    string `json:"systemID,omitempty"`
+	SyncMode    string `json:"syncMode,omitempty"`   // quorum, strict or off
+	NoFailover  bool   `json:"noFailover,omitempty"` // as its label asks
+	// Lease is how long the leases of its volumes shall be; 0: api.LeaseDuration.
+	Lease   time.Duration `json:"lease,omitempty"`
+	Members []Member      `json:"members"`
+	Created time.Time     `json:"created"`
 	// Removed is when its services were gone; nil while it runs.
 	Removed *time.Time `json:"removed,omitempty"`
 	// Problems are things a user should mend, such as a label with a bad value.
