@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"strconv"
@@ -72,7 +73,16 @@ func (p *plugin) failsafe(ctx context.Context) {
 	if err != nil {
 		other := <-nodes
 		if other.err != nil {
-			p.log.Debug("leases not renewed without a leader", "managers", err, "nodes", other.err)
+			left := time.Duration(math.MaxInt64)
+			for _, h := range holds {
+				left = min(left, h.until()-p.now())
+			}
+			// Soon something is fenced, and somebody will ask why.
+			level := hclog.Debug
+			if left < api.LeaseDuration-failsafeAfter {
+				level = hclog.Warn
+			}
+			p.log.Log(level, "leases not renewed without a leader", "left", left.Round(10*time.Millisecond), "leader_heard", p.sinceLeader().Round(10*time.Millisecond), "managers", err, "nodes", other.err)
 			return
 		}
 		sent, by = other.sent, "every other node"
