@@ -68,7 +68,7 @@ func runPS(ctx context.Context, dockerCLI command.Cli, o psOptions) error {
 	if o.quiet {
 		quiet = "{{.Member}}"
 	}
-	err = writeTable(dockerCLI, o.format, `{{.Member}}\t{{.Role}}\t{{.Node}}\t{{.State}}\t{{.Lag}}\t{{.Volume}}\t{{.Since}}\t{{.Message}}`, quiet, newMemberRow(), rows)
+	err = writeTable(dockerCLI, o.format, `{{.Member}}\t{{.Role}}\t{{.Node}}\t{{.State}}\t{{.Timeline}}\t{{.Sync}}\t{{.Lag}}\t{{.Volume}}\t{{.Since}}\t{{.Message}}`, quiet, newMemberRow(), rows)
 	if app.Removed != nil {
 		fmt.Fprintf(dockerCLI.Err(), "%s was removed %s; its volumes are kept. Take them up again with: docker openmanage create %s %s\n", app.Name, ago(*app.Removed), app.Type, app.Name)
 	}
@@ -95,7 +95,8 @@ type memberRow struct {
 func newMemberRow() *memberRow {
 	return &memberRow{HeaderContext: formatter.HeaderContext{Header: formatter.SubHeaderContext{
 		"Member": "MEMBER", "Role": "ROLE", "Node": "NODE", "State": "STATE", "Health": "HEALTH", "Lag": "LAG", "LagBytes": "LAG BYTES",
-		"Volume": "VOLUME", "Since": "SINCE", "SinceAt": "SINCE", "Message": "MESSAGE", "Service": "SERVICE", "Pinned": "PINNED", "Version": "VERSION", "Sync": "SYNC",
+		"Volume": "VOLUME", "Since": "SINCE", "SinceAt": "SINCE", "Message": "MESSAGE", "Service": "SERVICE", "Pinned": "PINNED", "Version": "VERSION",
+		"Sync": "SYNC", "Timeline": "TIMELINE", "LagSeconds": "LAG SECONDS",
 	}}}
 }
 
@@ -131,7 +132,7 @@ func (r *memberRow) Health() string {
 
 // Lag is how far the member is behind the primary.
 func (r *memberRow) Lag() string {
-	if !r.known || r.m.Role == api.RolePrimary || r.live.LagBytes < 0 || r.live.State != api.StateRunning {
+	if !r.runs() || r.m.Role == api.RolePrimary || r.live.LagBytes < 0 {
 		return "-"
 	}
 	lag := units.BytesSize(float64(r.live.LagBytes))
@@ -146,6 +147,13 @@ func (r *memberRow) LagBytes() string {
 		return "-1"
 	}
 	return fmt.Sprint(r.live.LagBytes)
+}
+
+func (r *memberRow) LagSeconds() string {
+	if !r.known || r.live.LagSeconds < 0 {
+		return "-1"
+	}
+	return fmt.Sprintf("%.1f", r.live.LagSeconds)
 }
 func (r *memberRow) Volume() string { return r.m.Volume }
 func (r *memberRow) Since() string  { return ago(r.m.Since) }
@@ -166,7 +174,28 @@ func (r *memberRow) Message() string {
 func (r *memberRow) Service() string { return r.m.Service }
 func (r *memberRow) Pinned() string  { return fmt.Sprint(r.m.Pinned) }
 func (r *memberRow) Version() string { return r.live.Version }
-func (r *memberRow) Sync() string    { return fmt.Sprint(r.live.Sync) }
+
+// Sync is whether a commit may wait for this standby.
+func (r *memberRow) Sync() string {
+	switch {
+	case !r.runs() || r.m.Role != api.RoleStandby:
+		return "-"
+	case r.live.Sync:
+		return "sync"
+	}
+	return "async"
+}
+
+// Timeline counts the changes of the primary in the history of the member's data.
+func (r *memberRow) Timeline() string {
+	if !r.runs() || r.live.Timeline == 0 {
+		return "-"
+	}
+	return fmt.Sprint(r.live.Timeline)
+}
+
+// runs tells whether what the member says of itself is of a server that runs.
+func (r *memberRow) runs() bool { return r.known && r.live.State == api.StateRunning }
 
 func dash(s string) string {
 	if s == "" {
