@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -328,6 +329,7 @@ func observeMember(o *observed, s dockerswarm.Service, was store.Member) store.M
 	is := store.Member{
 		Name: s.Spec.Labels[api.LabelMember], Slot: slot(s), Service: s.Spec.Name, Volume: s.Spec.Labels[api.LabelVolume],
 		Node: was.Node, Hostname: was.Hostname, Role: was.Role, Address: was.Address, Since: was.Since,
+		Fenced: was.Fenced, Aside: was.Aside, Rebuild: was.Rebuild,
 	}
 	volume, hasVolume := o.volumes[is.Volume]
 	status, hasStatus := o.statuses[is.Volume]
@@ -352,6 +354,9 @@ func observeMember(o *observed, s dockerswarm.Service, was store.Member) store.M
 		return was // this leader has not heard everybody yet
 	default:
 		is.State, is.Message = api.StateWaiting, why(o, s, is, volume.Value, hasVolume)
+	}
+	if is.Fenced != nil && is.State != api.StateFenced {
+		is.Message = strings.TrimSuffix(is.Fenced.String()+"; "+is.Message, "; ")
 	}
 	if was.Node != is.Node || was.Role != is.Role || was.State != is.State || was.Healthy != is.Healthy || is.Since.IsZero() {
 		is.Since = o.now
@@ -460,6 +465,12 @@ func (a *applications) orders(s api.MemberStatus) api.MemberOrders {
 	o.Role = api.RoleStandby
 	if m, ok := memberOf(&app, s.Member); ok {
 		o.Leave = m.Left
+		if m.Fenced != nil {
+			o.Fenced = m.Fenced.String()
+		}
+		if m.Name != app.Primary {
+			o.Rebuild = m.Rebuild
+		}
 	}
 	switch h := app.Handover; {
 	case h != nil && s.Member == h.From:

@@ -37,7 +37,7 @@ func planLeaving(o *observed, app *store.Application, event eventFunc) {
 		return
 	}
 	for _, m := range app.Members {
-		if m.Name != next.Name && !m.Leaving && stays(o, app.Name, m) && !m.Healthy || m.Left {
+		if m.Name != next.Name && !m.Leaving && stays(o, app.Name, m) && !m.Healthy && m.Fenced == nil || m.Left {
 			return // one at a time
 		}
 	}

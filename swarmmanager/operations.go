@@ -37,6 +37,9 @@ func (m *Manager) executors() map[string]executor {
 		store.OperationStart:      m.start,
 		store.OperationExpand:     m.expand,
 		store.OperationScale:      m.scaleMembers,
+		store.OperationFence:      m.onMember(planFence),
+		store.OperationUnfence:    m.onMember(planUnfence),
+		store.OperationRebuild:    m.onMember(planRebuild),
 	}
 }
 
@@ -50,7 +53,7 @@ func (m *Manager) operate(ctx context.Context, o *observed) error {
 	slices.SortStableFunc(records, func(a, b store.Record[store.Operation]) int { return a.Created.Compare(b.Created) })
 	executors := m.executors()
 	busy := map[string]string{}
-	var errs []error
+	errs := []error{m.dropOrphans(ctx, o, records)}
 	for _, r := range records {
 		op := r.Value
 		execute, ours := executors[op.Kind]
@@ -161,6 +164,9 @@ func unhealthy(app store.Application) []string {
 // successor chooses who is to be the primary after an orderly change: the standby
 // asked for, or the one with the least lag of those that commits wait for.
 func successor(o *observed, app store.Application, asked string, except ...string) (name, problem string) {
+	if primary, _ := memberOf(&app, app.Primary); primary.Fenced != nil {
+		return "", fmt.Sprintf("the primary %s is fenced and cannot hand over; take it back with docker openmanage fence %s off", app.Primary, app.Primary)
+	}
 	var best store.Member
 	var position uint64
 	for _, m := range app.Members {
@@ -170,6 +176,10 @@ func successor(o *observed, app store.Application, asked string, except ...strin
 		s, heard := o.word(m)
 		why := ""
 		switch {
+		case m.Fenced != nil:
+			why = "it is fenced; take it back with docker openmanage fence " + m.Name + " off"
+		case m.Rebuild != "":
+			why = "its data is being replaced"
 		case !heard || !s.Healthy || !s.Streaming:
 			why = "it does not follow the primary: " + cmp.Or(m.Message, string(m.State))
 		case syncOn(&app) && !slices.Contains(app.Sync, m.Name):

@@ -125,6 +125,12 @@ func planFailover(o *observed, old store.Application, app *store.Application, ev
 	if !known { // its service was removed
 		primary = store.Member{Name: app.Primary, Volume: app.Primary}
 	}
+	if known && primary.Fenced != nil {
+		// A user wants it so. Taken back, it gets the time that a start gets.
+		app.PrimaryDown, app.PrimaryCold, app.NotBefore = nil, true, nil
+		app.Problems = append(app.Problems, fmt.Sprintf("the primary %s is %s: nobody takes its place and nothing can be written; take it back with `docker openmanage fence %s off`", primary.Name, primary.Fenced, primary.Name))
+		return
+	}
 	if s, heard := o.word(primary); known && heard && s.Healthy && s.Role == api.RolePrimary {
 		app.PrimaryDown, app.PrimaryCold, app.NotBefore = nil, false, nil
 		return
@@ -248,14 +254,17 @@ func candidate(o *observed, app *store.Application, from string, term uint64) st
 		s, heard := o.word(m)
 		heard = heard && known
 		inLine := heard && s.Term >= term
-		placed := inLine && s.Role == api.RoleStandby && (s.State == api.StateRunning || s.State == api.StateJoining) && s.Timeline > 0 && s.Position > 0
+		// Who is fenced or rebuilt is not chosen. As a voter it is missed: what its data
+		// holds is not known while no server runs on it, or it is about to be replaced.
+		spoken := m.Fenced != nil || m.Rebuild != ""
+		placed := inLine && !spoken && s.Role == api.RoleStandby && (s.State == api.StateRunning || s.State == api.StateJoining) && s.Timeline > 0 && s.Position > 0
 		if heard && !inLine && s.Initialized {
 			result.slow = append(result.slow, name)
 		}
 		if !placed {
 			// Who holds nothing has acknowledged nothing.
-			if empty := inLine && s.Empty; slices.Contains(app.Voters, name) && !empty {
-				result.missing = append(result.missing, name)
+			if empty := inLine && s.Empty && m.Rebuild == ""; slices.Contains(app.Voters, name) && !empty {
+				result.missing = append(result.missing, name+whyApart(m))
 			}
 			continue
 		}
@@ -288,7 +297,7 @@ func (s standing) force(o *observed, app *store.Application, to string, patient 
 	if to != "" {
 		m, ok := memberOf(app, to)
 		word, heard := o.word(m)
-		if ok && heard && word.Term == app.Term && word.Role == api.RoleStandby {
+		if ok && heard && word.Term == app.Term && word.Role == api.RoleStandby && m.Fenced == nil && m.Rebuild == "" {
 			return m, store.Promotion{Timeline: word.Timeline, Position: word.Position}, nil
 		}
 		return m, s.reached, fmt.Errorf("%s does not run as a standby", to)
@@ -399,12 +408,12 @@ func completeHandover(o *observed, app *store.Application, to store.Member, reac
 	app.Sync = nil
 	for _, m := range app.Members {
 		s, heard := o.word(m)
-		if app.SyncOn && m.Name != to.Name && m.Name != h.From && heard && s.Term == app.Term && s.Role == api.RoleStandby {
+		if app.SyncOn && m.Name != to.Name && m.Name != h.From && !apart(m) && heard && s.Term == app.Term && s.Role == api.RoleStandby {
 			app.Sync = append(app.Sync, m.Name)
 		}
 	}
 	if app.SyncOn && app.Sync == nil {
-		app.Sync = others(app, to.Name)
+		app.Sync = countable(app, to.Name)
 	}
 	app.Voters, app.SyncSince = app.Sync, nil
 	app.Primary, app.Handover, app.PrimaryDown, app.PrimaryCold = to.Name, nil, nil, false
@@ -435,7 +444,7 @@ func planVoters(o *observed, app *store.Application) {
 	}
 	var want, streaming []string
 	for _, m := range app.Members {
-		if m.Name == app.Primary {
+		if m.Name == app.Primary || apart(m) {
 			continue
 		}
 		s, heard := o.word(m)
@@ -450,19 +459,26 @@ func planVoters(o *observed, app *store.Application) {
 	if len(streaming) == 0 {
 		// There must be one: the last to be counted on stays, and commits wait.
 		for _, name := range app.Sync {
-			if _, there := memberOf(app, name); there && !slices.Contains(want, name) {
+			if m, there := memberOf(app, name); there && !apart(m) && !slices.Contains(want, name) {
 				want = append(want, name)
 			}
 		}
 	}
 	if len(want) == 0 {
-		want = others(app, app.Primary)
+		want = countable(app, app.Primary)
 	}
 	slices.Sort(want)
 	voters := slices.Clone(want)
 	primary, _ := memberOf(app, app.Primary)
 	s, heard := o.word(primary)
 	settled := heard && s.Healthy && s.Term == app.Term && app.SyncSince != nil && o.now.Sub(*app.SyncSince) >= voterPatience
+	// What one that leaves has acknowledged alone, one that stays must have by now:
+	// another can follow and yet be far behind.
+	settled = settled && slices.ContainsFunc(streaming, func(name string) bool {
+		m, _ := memberOf(app, name)
+		standby, _ := o.word(m)
+		return standby.Timeline == s.Timeline && standby.Position >= s.Position
+	})
 	for _, name := range app.Voters {
 		if slices.Contains(want, name) || name == app.Primary {
 			continue

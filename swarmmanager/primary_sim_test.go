@@ -37,6 +37,11 @@ type simMember struct {
 	cut     bool          // from the leader
 	loss    map[string]bool
 
+	slow    bool   // it follows, and receives nothing
+	empty   bool   // its data is gone
+	rebuilt string // the last rebuild that was done
+	fenced  bool
+
 	orders  *api.MemberOrders
 	lease   time.Duration // until when
 	term    uint64
@@ -64,11 +69,20 @@ type sim struct {
 	next    int
 	acked   []int
 	checked map[string]int // how many of acked were found, by primary and timeline
+	op      *simOperation  // on a member, that is under way
+	done    map[string]int // operations, by kind and how they ended
 	history []string
 }
 
+// simOperation is an operation on one member: what its record would hold.
+type simOperation struct {
+	memberOperation
+	plan memberPlanner
+	at   time.Duration // when its step began
+}
+
 func newSim(t *testing.T, seed uint64, n int) *sim {
-	s := &sim{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), now: time.Hour, heard: map[string]time.Duration{}, words: map[string]liveStatus{}, checked: map[string]int{}}
+	s := &sim{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), now: time.Hour, heard: map[string]time.Duration{}, words: map[string]liveStatus{}, checked: map[string]int{}, done: map[string]int{}}
 	for i := 1; i <= n; i++ {
 		m := &simMember{name: fmt.Sprintf("pg-%d", i), node: fmt.Sprintf("n%d", i), timeline: 1, owned: true, loss: map[string]bool{}, primary: i == 1}
 		s.members = append(s.members, m)
@@ -137,18 +151,59 @@ func (s *sim) observe() *observed {
 
 // plan lets the leader decide and record.
 func (s *sim) plan(exists bool) {
-	next, events := planApplication(s.observe(), "pg", s.app, exists)
+	o := s.observe()
+	next, events := planApplication(o, "pg", s.app, exists)
 	s.app = next
 	for _, e := range events {
 		if e.Kind != "state" {
 			s.logf("leader: %s %s: %s", e.Kind, e.Member, e.Text)
 		}
 	}
+	s.operate(o)
+}
+
+// ask begins an operation on a member.
+func (s *sim) ask(kind string, plan memberPlanner, member string, force bool) {
+	s.next++
+	s.logf("%s of %s is asked for, force %v", kind, member, force)
+	s.op = &simOperation{plan: plan, memberOperation: memberOperation{
+		name: fmt.Sprint("pg.", s.next), kind: kind, by: "me", req: store.MemberRequest{Member: member, Force: force},
+	}}
+}
+
+// operate takes the next step of the operation as Manager.onMember does.
+func (s *sim) operate(o *observed) {
+	op := s.op
+	if op == nil {
+		return
+	}
+	op.waited = s.now - op.at
+	v := planMember(o, &s.app, op.memberOperation, op.plan)
+	if v.step != "" && v.step != op.step {
+		op.step, op.at, op.waited = v.step, s.now, 0
+		s.logf("%s: %s", op.kind, op.step)
+	}
+	if v.change != nil {
+		if v = planMember(o, &s.app, op.memberOperation, op.plan); v.change != nil {
+			applyTo(&s.app, op.req.Member, v.change)
+		}
+	}
+	if v.state != "" {
+		s.logf("%s: %s %s", op.kind, v.state, v.why)
+		s.done[op.kind+" "+string(v.state)]++
+		s.op = nil
+	}
 }
 
 // status is what an agent says.
 func (m *simMember) status() api.MemberStatus {
-	st := api.MemberStatus{Application: "pg", Member: m.name, Volume: m.name, State: api.StateWaiting, Initialized: true, SystemID: "42", Timeline: m.timeline, Position: m.position(), Term: m.term}
+	st := api.MemberStatus{Application: "pg", Member: m.name, Volume: m.name, State: api.StateWaiting, Initialized: true, SystemID: "42", Timeline: m.timeline, Position: m.position(), Term: m.term, Rebuilt: m.rebuilt}
+	if m.empty {
+		st.Initialized, st.Empty, st.SystemID, st.Timeline, st.Position = false, true, "", 0, 0
+	}
+	if m.fenced {
+		st.State = api.StateFenced
+	}
 	if m.running {
 		st.State, st.Role = api.StateRunning, api.RoleStandby
 		if m.primary {
@@ -195,7 +250,27 @@ func (s *sim) act(m *simMember) {
 	if o == nil {
 		return
 	}
+	m.fenced = false
 	switch {
+	case o.Fenced != "":
+		m.running, m.follows, m.fenced, m.term = false, "", true, o.Term
+	case o.Role == api.RolePrimary && m.empty:
+		s.fatalf("%s is to be the primary and has no data", m.name)
+	case m.empty && o.Primary == "":
+		m.term = o.Term
+	case o.Role == api.RoleStandby && o.Primary != "" && (m.empty || o.Rebuild != "" && o.Rebuild != m.rebuilt):
+		m.running, m.follows, m.term = false, "", o.Term
+		if !m.empty && s.rnd.IntN(30) == 0 { // there is no space for both
+			m.log, m.empty = nil, true
+			s.logf("%s removes its data", m.name)
+		}
+		if p := s.member(o.Primary); s.serves(p) && !m.loss[p.name] && s.rnd.IntN(30) == 0 {
+			m.log, m.timeline, m.primary, m.empty = slices.Clone(p.log), p.timeline, false, false
+			if o.Rebuild != "" {
+				m.rebuilt = o.Rebuild
+			}
+			s.logf("%s has a copy of %s", m.name, p.name)
+		}
 	case o.Role == api.RolePrimary && m.primary:
 		m.running, m.sync, m.term = true, o.Sync, o.Term
 	case o.Role == api.RolePrimary:
@@ -249,8 +324,15 @@ func (s *sim) commit() {
 			if other.follows != m.name || !other.alive() || other.loss[m.name] || m.loss[other.name] || s.rnd.IntN(3) == 0 || !prefix(other.log, m.log) {
 				continue
 			}
-			other.log, other.timeline = slices.Clone(m.log), m.timeline
-			if slices.Contains(m.sync, other.name) {
+			upto := len(m.log)
+			switch {
+			case other.slow:
+				upto = len(other.log)
+			case s.rnd.IntN(4) == 0:
+				upto = len(other.log) + s.rnd.IntN(len(m.log)-len(other.log)+1)
+			}
+			other.log, other.timeline = slices.Clone(m.log[:upto]), m.timeline
+			if upto == len(m.log) && slices.Contains(m.sync, other.name) {
 				acked = true
 			}
 		}
@@ -351,12 +433,40 @@ func (s *sim) fault() {
 		}
 		s.settled = s.now
 	case 14:
-		if s.app.Handover == nil && s.app.Primary != m.name {
+		if s.op == nil && s.app.Handover == nil && s.app.Primary != m.name {
 			if p, ok := memberOf(&s.app, s.app.Primary); ok && p.Healthy && m.follows == s.app.Primary && slices.Contains(s.app.Sync, m.name) {
 				s.logf("switchover to %s", m.name)
 				beginHandover(s.observe(), &s.app, store.Handover{From: s.app.Primary, To: m.name, Orderly: true, Reason: "asked"})
 			}
 		}
+	case 15:
+		s.logf("%s receives nothing for a while", m.name)
+		m.slow = true
+	case 16, 17:
+		m.slow = false
+	case 18:
+		if s.op == nil {
+			s.ask(store.OperationFence, planFence, m.name, s.rnd.IntN(4) == 0)
+		}
+	case 19:
+		if s.op == nil {
+			s.ask(store.OperationRebuild, planRebuild, m.name, s.rnd.IntN(4) == 0)
+		}
+	case 20, 21:
+		s.takeBack()
+	case 22:
+		if s.op != nil && s.rnd.IntN(3) == 0 {
+			s.logf("the %s is cancelled", s.op.kind)
+			s.op.cancel = true
+		}
+	}
+}
+
+// takeBack takes a fenced member back, if there is one.
+func (s *sim) takeBack() {
+	i := slices.IndexFunc(s.app.Members, func(m store.Member) bool { return m.Fenced != nil })
+	if s.op == nil && i >= 0 {
+		s.ask(store.OperationUnfence, planUnfence, s.app.Members[i].Name, false)
 	}
 }
 
@@ -365,7 +475,7 @@ func (s *sim) heal() {
 		if m.down {
 			m.up = s.now + time.Second
 		}
-		m.down, m.cut, m.owned = false, false, true
+		m.down, m.cut, m.owned, m.slow = false, false, true, false
 		clear(m.loss)
 	}
 }
@@ -377,7 +487,7 @@ func (s *sim) whole() bool {
 			streaming++
 		}
 	}
-	return s.app.Handover == nil && s.serves(s.member(s.app.Primary)) && streaming == len(s.members)-1
+	return s.op == nil && !slices.ContainsFunc(s.app.Members, apart) && s.app.Handover == nil && s.serves(s.member(s.app.Primary)) && streaming == len(s.members)-1
 }
 
 func TestNoScheduleMakesTwoPrimariesOrLosesWhatWasAcknowledged(t *testing.T) {
@@ -388,7 +498,7 @@ func TestNoScheduleMakesTwoPrimariesOrLosesWhatWasAcknowledged(t *testing.T) {
 	case os.Getenv("OPENMANAGE_LONG") != "":
 		seeds = 1000
 	}
-	changes, commits := uint64(0), 0
+	changes, commits, operations := uint64(0), 0, map[string]int{}
 	for seed := range seeds {
 		for _, n := range []int{3, 5} {
 			s := newSim(t, uint64(seed), n)
@@ -401,14 +511,18 @@ func TestNoScheduleMakesTwoPrimariesOrLosesWhatWasAcknowledged(t *testing.T) {
 				if s.now > deadline {
 					s.fatalf("seed %d: 3 minutes after the last fault the application is not whole: %+v", seed, s.app)
 				}
+				s.takeBack()
 				s.tick(false)
+			}
+			for what, n := range s.done {
+				operations[what] += n
 			}
 			changes += s.app.Term
 			commits += len(s.acked)
 		}
 	}
-	t.Logf("%d steps of changes, %d acknowledged commits", changes, commits)
-	if changes < uint64(seeds) || commits < 1000*seeds {
+	t.Logf("%d steps of changes, %d acknowledged commits, operations on members: %v", changes, commits, operations)
+	if changes < uint64(seeds) || commits < 1000*seeds || operations["fence done"] < seeds || operations["rebuild done"] < seeds {
 		t.Fatal("the simulation did too little to show anything")
 	}
 }

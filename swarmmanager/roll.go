@@ -59,6 +59,9 @@ func (m *Manager) rollOn(ctx context.Context, o *observed, op store.Record[store
 	if op.Value.Cancel {
 		return m.end(ctx, op, store.OperationCancelled, doneSoFar(state))
 	}
+	if problem := fencedMembers(app); problem != "" {
+		return m.fail(ctx, op, "%s; %s", problem, doneSoFar(state))
+	}
 	if names := unhealthy(app); len(names) > 0 {
 		if op.Value.Roll == nil {
 			return m.fail(ctx, op, "not begun: %s not healthy; see docker openmanage ps %s", strings.Join(names, ", "), app.Name)

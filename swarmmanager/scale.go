@@ -124,6 +124,9 @@ func (m *Manager) removeMember(ctx context.Context, o *observed, op store.Record
 
 // addMember decides with what the next member begins, and writes that down.
 func (m *Manager) addMember(ctx context.Context, o *observed, op store.Record[store.Operation], app store.Application) error {
+	if problem := fencedMembers(app); problem != "" {
+		return m.fail(ctx, op, "%s; %s has %d members", problem, app.Name, len(app.Members))
+	}
 	if names := unhealthy(app); len(names) > 0 {
 		_, err := m.step(ctx, op, "waiting until all members are healthy: "+strings.Join(names, ", "))
 		return err

@@ -68,8 +68,10 @@ func (m *Manager) start(ctx context.Context, o *observed, op store.Record[store.
 			return err
 		}
 	}
-	if len(unhealthy(app)) > 0 {
-		return nil
+	for _, member := range app.Members {
+		if !member.Healthy && member.Fenced == nil { // who is fenced starts no server
+			return nil
+		}
 	}
 	return m.end(ctx, m.reread(ctx, op), store.OperationDone, "")
 }

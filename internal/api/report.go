@@ -151,6 +151,7 @@ const (
 	StateStopping      MemberState = "stopping"
 	StateStopped       MemberState = "stopped"
 	StateFailed        MemberState = "failed"
+	StateFenced        MemberState = "fenced" // stopped on a user's word, until it is taken back
 )
 
 // MemberStatus is what an agent says of its member.
@@ -192,6 +193,8 @@ type MemberStatus struct {
 	// SyncNames are the members, comma-separated, any one of which a running
 	// primary waits for before it acknowledges a commit; "": it waits for none.
 	SyncNames string `json:"syncNames,omitempty"`
+	// Rebuilt is the last MemberOrders.Rebuild that was carried out on this volume.
+	Rebuilt string `json:"rebuilt,omitempty"`
 }
 
 // MemberOrders is what the leader wants of a member.
@@ -229,6 +232,12 @@ type MemberOrders struct {
 	SystemID    string `json:"systemID,omitempty"`
 	// Reason says in plain words why Role is what it is, if it is not obvious.
 	Reason string `json:"reason,omitempty"`
+	// Fenced says in plain words by whom and since when the member is fenced: its
+	// server stops in order and does not start, whatever the role. "": it is not.
+	Fenced string `json:"fenced,omitempty"`
+	// Rebuild names an operation that wants the data of a standby replaced by a fresh
+	// copy of Primary's, once: MemberStatus.Rebuilt says that it was.
+	Rebuild string `json:"rebuild,omitempty"`
 }
 
 // AgentReport is what an agent sends to the plugin: POST /v1/agent on AgentSocket,

@@ -126,6 +126,24 @@ type Member struct {
 	Leaving bool      `json:"leaving,omitempty"`
 	Left    bool      `json:"left,omitempty"`
 	Since   time.Time `json:"since"` // of Node, Role, State and Healthy together
+	// Fenced: a user has stopped its server; nil: nobody has.
+	Fenced *Fence `json:"fenced,omitempty"`
+	// Aside is the operation for which commits are not to wait for it, though it may
+	// follow; Rebuild the one that has its data replaced by a fresh copy.
+	Aside   string `json:"aside,omitempty"`
+	Rebuild string `json:"rebuild,omitempty"`
+}
+
+// Fence is a user's word that the server of a member does not run.
+type Fence struct {
+	By        string    `json:"by"` // user@host, for people
+	Since     time.Time `json:"since"`
+	Operation string    `json:"operation"` // that asked for it
+}
+
+// String is for people.
+func (f Fence) String() string {
+	return "fenced by " + f.By + " since " + f.Since.UTC().Format("2006-01-02 15:04:05 UTC")
 }
 
 // Events is the history of an application, oldest first, the last MaxEvents.
@@ -141,7 +159,7 @@ const MaxEvents = 200
 type Event struct {
 	Time   time.Time `json:"time"`
 	Member string    `json:"member,omitempty"`
-	Kind   string    `json:"kind"` // created, moved, state, failover, switchover, removed
+	Kind   string    `json:"kind"` // created, moved, state, failover, switchover, fence, rebuild, removed
 	Text   string    `json:"text"`
 }
 
@@ -203,8 +221,11 @@ const (
 	OperationUpgrade    = "upgrade"    // Request: RollRequest
 	OperationStop       = "stop"
 	OperationStart      = "start"
-	OperationExpand     = "expand" // Request: ExpandRequest
-	OperationScale      = "scale"  // Request: ScaleRequest
+	OperationExpand     = "expand"  // Request: ExpandRequest
+	OperationScale      = "scale"   // Request: ScaleRequest
+	OperationFence      = "fence"   // Request: MemberRequest
+	OperationUnfence    = "unfence" // Request: MemberRequest
+	OperationRebuild    = "rebuild" // Request: MemberRequest
 )
 
 // OperationName returns a new name for an operation on an application.
@@ -217,6 +238,13 @@ func OperationName(application string) string {
 // SwitchoverRequest is what is asked of a change of the primary.
 type SwitchoverRequest struct {
 	To string `json:"to,omitempty"` // "": the best standby
+}
+
+// MemberRequest is what is asked of one member. Force: though commits then wait, or
+// nobody can write.
+type MemberRequest struct {
+	Member string `json:"member"`
+	Force  bool   `json:"force,omitempty"`
 }
 
 // RollRequest is what is asked of a restart or an upgrade of all members, one at a
