@@ -68,6 +68,7 @@ type agent struct {
 	// diverged is the primary that the standby's data was seen not to be able to
 	// follow, the supervisor's own; "": none.
 	diverged string
+	rebuilds []string // that were carried out on this volume, the supervisor's own
 }
 
 // Run is the agent's life: it supervises the member's server until ctx ends or

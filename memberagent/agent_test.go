@@ -78,7 +78,16 @@ func (s *stubbornServer) Probe(ctx context.Context, _ api.MemberOrders) memberag
 }
 
 func (s *stubbornServer) Rejoin(ctx context.Context, o api.MemberOrders, p memberagent.Progress) error {
-	return s.Join(ctx, o, p)
+	if o.Rebuild == "" {
+		return s.Join(ctx, o, p)
+	}
+	copies, err := os.OpenFile(s.path("copies"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer copies.Close()
+	_, err = copies.WriteString(o.Rebuild + "\n")
+	return err
 }
 func (s *stubbornServer) Adapt(context.Context, api.MemberOrders) error   { return nil }
 func (s *stubbornServer) Promote(context.Context, api.MemberOrders) error { return nil }

@@ -26,6 +26,8 @@ const (
 // needs a hand or other orders; nothing may be started then.
 func decide(member, volume string, orders api.MemberOrders, data Data, diverged bool) (action, string, error) {
 	switch {
+	case orders.Fenced != "":
+		return actionWait, whyFenced(orders), nil
 	case !slices.Contains(orders.Members, member):
 		return actionWait, fmt.Sprintf("%s is not among the application's members %v", member, orders.Members), nil
 	case orders.Role != api.RolePrimary && orders.Role != api.RoleStandby:
@@ -61,6 +63,10 @@ func decide(member, volume string, orders api.MemberOrders, data Data, diverged 
 			return actionWait, "handing over: the server of the former primary has stopped, another member takes its place", nil
 		case data.Empty:
 			return actionJoin, "", nil
+		case orders.Rebuild != "" && orders.Primary == "":
+			return actionWait, beingChanged, nil
+		case orders.Rebuild != "":
+			return actionRejoin, "", nil
 		case data.Stale, diverged && data.Role == api.RoleStandby && orders.Primary != "":
 			return actionRejoin, "", nil
 		case data.Role == api.RolePrimary && orders.Term > 1:
@@ -73,6 +79,11 @@ func decide(member, volume string, orders api.MemberOrders, data Data, diverged 
 		return 0, "", errors.New("the data is neither a primary's nor a standby's")
 	}
 	return actionStart, "", nil
+}
+
+// whyFenced is the message of a member that starts no server.
+func whyFenced(orders api.MemberOrders) string {
+	return orders.Fenced + "; its server does not run, its container and its volume stay"
 }
 
 // beingChanged is the message of a member that follows nobody on orders.
@@ -96,10 +107,14 @@ const (
 // ID under these orders.
 func steer(member string, orders api.MemberOrders, running api.Role, systemID string) course {
 	switch {
+	case orders.Fenced != "":
+		return courseStop
 	case orders.Role != api.RolePrimary && orders.Role != api.RoleStandby,
 		!slices.Contains(orders.Members, member),
 		contradictory(member, orders):
 		return courseKeep
+	case running == api.RoleStandby && orders.Role == running && orders.Rebuild != "" && orders.Primary != "":
+		return courseStop // its data is to be replaced
 	case orders.Role == running:
 		return courseAdapt
 	case orders.Role == api.RolePrimary && orders.Timeline != 0 && (orders.SystemID == "" || orders.SystemID == systemID):

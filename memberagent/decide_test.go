@@ -33,6 +33,8 @@ func TestDecide(t *testing.T) {
 	keep := func(*api.MemberOrders) {}
 	nobody := func(o *api.MemberOrders) { o.Primary = "" }
 	chosen := func(o *api.MemberOrders) { o.Timeline, o.Position = 1, 100 }
+	fenced := func(o *api.MemberOrders) { o.Fenced = "fenced by me" }
+	rebuilt := func(o *api.MemberOrders) { o.Rebuild = "pg.1" }
 	for _, tc := range []struct {
 		doc    string
 		orders api.MemberOrders
@@ -71,6 +73,14 @@ func TestDecide(t *testing.T) {
 		{doc: "half replaced data", orders: standbyOf("7"), data: Data{Stale: true, SystemID: "7"}, want: actionRejoin},
 		{doc: "half replaced data of another database", orders: standbyOf("7"), data: Data{Stale: true, SystemID: "8"}, err: "another database"},
 		{doc: "diverged standby", orders: standbyOf("7"), data: Data{Role: api.RoleStandby, SystemID: "7"}, want: actionRejoin, diverged: true},
+		{doc: "fenced", orders: changed(standbyOf("7"), fenced), data: Data{Role: api.RoleStandby, SystemID: "7"}, want: actionWait, why: "fenced by me"},
+		{doc: "fenced primary", orders: changed(primaryOf("7"), fenced), data: Data{Role: api.RolePrimary, SystemID: "7"}, want: actionWait, why: "fenced by me"},
+		{doc: "fenced before the database", orders: changed(primary, fenced), data: empty, want: actionWait, why: "fenced by me"},
+		{doc: "rebuild", orders: changed(standbyOf("7"), rebuilt), data: Data{Role: api.RoleStandby, SystemID: "7"}, want: actionRejoin},
+		{doc: "rebuild of nothing", orders: changed(standbyOf("7"), rebuilt), data: empty, want: actionJoin},
+		{doc: "rebuild of another database", orders: changed(standbyOf("7"), rebuilt), data: Data{Role: api.RoleStandby, SystemID: "8"}, err: "another database"},
+		{doc: "rebuild, nobody to copy", orders: changed(changed(standbyOf("7"), rebuilt), nobody), data: Data{Role: api.RoleStandby, SystemID: "7"}, want: actionWait, why: "is being changed"},
+		{doc: "rebuild of a primary", orders: changed(primaryOf("7"), rebuilt), data: Data{Role: api.RolePrimary, SystemID: "7"}, want: actionStart},
 		{doc: "primary, but the primary is another", orders: api.MemberOrders{Role: api.RolePrimary, Primary: "pg-2", Members: members}, data: empty, err: "contradict"},
 		{doc: "standby of itself", orders: api.MemberOrders{Role: api.RoleStandby, Primary: "pg-1", Members: members}, data: empty, err: "contradict"},
 	} {
@@ -92,6 +102,14 @@ func TestSteer(t *testing.T) {
 	orders := func(role api.Role, primary string, timeline int) api.MemberOrders {
 		return api.MemberOrders{Role: role, Primary: primary, Timeline: timeline, Members: members, SystemID: "7", Term: 5}
 	}
+	fenced := func(o api.MemberOrders) api.MemberOrders {
+		o.Fenced = "fenced by me"
+		return o
+	}
+	rebuilt := func(o api.MemberOrders) api.MemberOrders {
+		o.Rebuild = "pg.1"
+		return o
+	}
 	for _, tc := range []struct {
 		doc     string
 		orders  api.MemberOrders
@@ -112,6 +130,12 @@ func TestSteer(t *testing.T) {
 		{doc: "promotion of another database", orders: api.MemberOrders{Role: api.RolePrimary, Primary: "pg-1", Timeline: 1, Members: members, SystemID: "8"}, running: api.RoleStandby, want: courseStop},
 		{doc: "hand-over", orders: orders(api.RoleStandby, "", 0), running: api.RolePrimary, want: courseStop},
 		{doc: "old primary", orders: orders(api.RoleStandby, "pg-2", 0), running: api.RolePrimary, want: courseStop},
+		{doc: "fenced", orders: fenced(orders(api.RoleStandby, "pg-2", 0)), running: api.RoleStandby, want: courseStop},
+		{doc: "fenced primary", orders: fenced(orders(api.RolePrimary, "pg-1", 0)), running: api.RolePrimary, want: courseStop},
+		{doc: "fenced, no role", orders: fenced(orders("", "", 0)), running: api.RoleStandby, want: courseStop},
+		{doc: "rebuild", orders: rebuilt(orders(api.RoleStandby, "pg-2", 0)), running: api.RoleStandby, want: courseStop},
+		{doc: "rebuild, nobody to copy", orders: rebuilt(orders(api.RoleStandby, "", 0)), running: api.RoleStandby, want: courseAdapt},
+		{doc: "rebuild of a primary", orders: rebuilt(orders(api.RolePrimary, "pg-1", 0)), running: api.RolePrimary, want: courseAdapt},
 	} {
 		t.Run(tc.doc, func(t *testing.T) {
 			assert.Equal(t, steer("pg-1", tc.orders, tc.running, "7"), tc.want)

@@ -63,7 +63,8 @@ type Server interface {
 	// before. What only this member has is lost by it: that is its purpose. It
 	// should keep what is the same on both, and copies all anew if it cannot, with
 	// the old data in place until the copy is whole where there is space for both.
-	// When it returns, Inspect finds data of a standby to Start from. Killed
+	// With orders.Rebuild it keeps nothing and looks at nothing: the data is replaced by
+	// a copy whatever it is, damaged or not. When it returns, Inspect finds data of a standby to Start from. Killed
 	// half-way, Inspect must find either the data as it was, or Stale or Empty data,
 	// or the data of a standby: never data that looks whole and is not, and never
 	// a primary's that is not the old one.

@@ -189,6 +189,9 @@ func (a *agent) turn(leaving, term context.Context, orders api.MemberOrders) err
 	defer lock.Close()
 	a.processes.inherit(lock)
 	defer a.processes.inherit(nil)
+	if err := a.recallRebuilds(); err != nil {
+		return err
+	}
 
 	process, data, err := a.begin(leaving, term, orders)
 	if err != nil || process == nil {
@@ -208,14 +211,26 @@ func (a *agent) begin(leaving, term context.Context, orders api.MemberOrders) (p
 			err = errOtherOrders
 		}
 	}()
+	if orders.Fenced != "" {
+		// Somebody may be looking at the data: it is left alone.
+		a.say(api.StateFenced, whyFenced(orders))
+		a.claim(orders.Term)
+		a.pause(leaving, term, orders, lastPause)
+		return nil, data, nil
+	}
+	wanted := a.wanted(orders)
 	if data, err = a.server.Inspect(work); err != nil {
-		return nil, data, err
+		if wanted.Rebuild == "" || wanted.Role != api.RoleStandby || work.Err() != nil {
+			return nil, data, err
+		}
+		a.log.Warn("the data cannot be read, and is to be replaced", "error", err)
+		data = Data{Stale: true, SystemID: orders.SystemID}
 	}
 	a.found(data)
 	if a.diverged != orders.Primary {
 		a.diverged = ""
 	}
-	todo, why, err := decide(a.config.Member, a.config.Volume, orders, data, a.diverged != "")
+	todo, why, err := decide(a.config.Member, a.config.Volume, wanted, data, a.diverged != "")
 	if err != nil {
 		return nil, data, err
 	}
@@ -231,11 +246,14 @@ func (a *agent) begin(leaving, term context.Context, orders api.MemberOrders) (p
 	case actionBootstrap:
 		err = a.server.Bootstrap(work, orders, a.progress(api.StateBootstrapping, orders))
 	case actionJoin:
-		err = a.server.Join(work, orders, a.progress(api.StateJoining, orders))
+		err = a.server.Join(work, wanted, a.progress(api.StateJoining, orders))
 	case actionRejoin:
-		if err = a.server.Rejoin(work, orders, a.progress(api.StateJoining, orders)); err == nil {
+		if err = a.server.Rejoin(work, wanted, a.progress(api.StateJoining, orders)); err == nil {
 			a.diverged = ""
 		}
+	}
+	if err == nil && (todo == actionJoin || todo == actionRejoin) {
+		err = a.rebuilt(wanted.Rebuild)
 	}
 	if err != nil {
 		return nil, data, err
@@ -245,7 +263,7 @@ func (a *agent) begin(leaving, term context.Context, orders api.MemberOrders) (p
 		if data, err = a.server.Inspect(work); err != nil {
 			return nil, data, err
 		}
-		if todo, why, err = decide(a.config.Member, a.config.Volume, orders, data, false); err != nil {
+		if todo, why, err = decide(a.config.Member, a.config.Volume, a.wanted(orders), data, false); err != nil {
 			return nil, data, err
 		}
 		if todo != actionStart {
@@ -334,7 +352,7 @@ func (a *agent) tend(leaving, term context.Context, t *tending) error {
 		if !sameOrders(seen, *now) {
 			seen, t.stirred = *now, a.lease.now()
 		}
-		what := steer(a.config.Member, seen, t.role, t.data.SystemID)
+		what := steer(a.config.Member, a.wanted(seen), t.role, t.data.SystemID)
 		if what != courseKeep {
 			t.orders = seen
 		}
@@ -489,17 +507,23 @@ func (a *agent) probe(work context.Context, orders api.MemberOrders) Probe {
 	return p
 }
 
-// handOver ends a server whose role is to be another: at once if so ordered, else
+// handOver ends a server that is fenced, whose data is to be replaced or whose role is
+// to be another: at once if so ordered, else
 // in order, and a primary after a flush while it still serves. It returns false if
 // the orders changed meanwhile and the server runs on.
 func (a *agent) handOver(leaving, term context.Context, t *tending) bool {
 	why := fmt.Sprintf("the leader wants it to be %s now", t.orders.Role)
-	if t.role == api.RolePrimary && t.orders.Role == api.RoleStandby {
+	switch {
+	case t.orders.Fenced != "":
+		why = t.orders.Fenced
+	case t.role == t.orders.Role:
+		why = "its data is to be replaced by a copy of " + t.orders.Primary + "'s"
+	case t.role == api.RolePrimary && t.orders.Role == api.RoleStandby:
 		why = "handing over"
-		if !t.orders.Immediate {
-			if errors.Is(a.flush(leaving, term, t.orders), errOtherOrders) {
-				return false
-			}
+	}
+	if t.role == api.RolePrimary && !t.orders.Immediate && (t.orders.Role == api.RoleStandby || t.orders.Fenced != "") {
+		if errors.Is(a.flush(leaving, term, t.orders, why), errOtherOrders) {
+			return false
 		}
 	}
 	a.stop(term, t.process, t.orders, why)
@@ -507,13 +531,13 @@ func (a *agent) handOver(leaving, term context.Context, t *tending) bool {
 }
 
 // flush has the server write what is in memory, for as long as the orders are these.
-func (a *agent) flush(leaving, term context.Context, orders api.MemberOrders) error {
+func (a *agent) flush(leaving, term context.Context, orders api.MemberOrders, why string) error {
 	work, cancel := a.under(leaving, term, orders)
 	defer cancel()
 	within, end := context.WithTimeout(work, a.stopGrace())
 	defer end()
 	began := a.lease.now()
-	a.status.change(func(s *api.MemberStatus) { s.Message = "handing over: writing what is in memory; it still serves" })
+	a.status.change(func(s *api.MemberStatus) { s.Message = why + ": writing what is in memory; it still serves" })
 	err := a.server.Flush(within)
 	if err != nil && work.Err() == nil {
 		a.log.Warn("could not write what is in memory before the stop", "error", err)
@@ -562,5 +586,6 @@ func sameOrders(a, b api.MemberOrders) bool { return reflect.DeepEqual(a, b) }
 
 // sameTask: what was begun under one of these orders goes on under the other.
 func sameTask(a, b api.MemberOrders) bool {
-	return a.Role == b.Role && a.Primary == b.Primary && a.PrimaryAddress == b.PrimaryAddress && a.Immediate == b.Immediate
+	return a.Role == b.Role && a.Primary == b.Primary && a.PrimaryAddress == b.PrimaryAddress && a.Immediate == b.Immediate &&
+		a.Fenced == b.Fenced && a.Rebuild == b.Rebuild
 }

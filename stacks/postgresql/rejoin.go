@@ -21,11 +21,18 @@ import (
 
 // Rejoin makes the data follow the primary by the cheapest means that does: as it
 // is, if the primary's history goes on from its last record; with pg_rewind; with a
-// fresh copy.
+// fresh copy. A rebuild wants the copy.
 func (s *server) Rejoin(ctx context.Context, orders api.MemberOrders, progress memberagent.Progress) error {
 	s.learn(orders)
 	began := time.Now()
-	data, err := s.Inspect(ctx)
+	var data memberagent.Data
+	var err error
+	if orders.Rebuild != "" {
+		err = s.finishSwap()
+		data = memberagent.Data{Stale: true, SystemID: orders.SystemID}
+	} else {
+		data, err = s.Inspect(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -47,7 +54,11 @@ func (s *server) Rejoin(ctx context.Context, orders api.MemberOrders, progress m
 	}
 	if means == "" {
 		means = "a fresh copy"
-		s.log.Warn("the data cannot be rewound; copying the primary's", "stale", data.Stale, "error", err)
+		if orders.Rebuild != "" {
+			s.log.Info("replacing the data by a copy of the primary's, as a user wants", "operation", orders.Rebuild)
+		} else {
+			s.log.Warn("the data cannot be rewound; copying the primary's", "stale", data.Stale, "error", err)
+		}
 		if err := s.replace(ctx, orders, progress); err != nil {
 			return err
 		}
