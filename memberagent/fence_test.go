@@ -19,6 +19,10 @@ func isFenced(s api.MemberStatus) bool { return s.State == api.StateFenced }
 func TestAFencedMemberRunsNoServerInWhateverContainer(t *testing.T) {
 	t.Parallel()
 	m := started(t, memberagent.EnvStopGrace+"=100ms")
+	agenttest.Eventually(t, func() error {
+		_, err := os.Stat(filepath.Join(m.Volume, "starts"))
+		return err
+	})
 	fenced := alone
 	fenced.Term, fenced.Fenced = 4, "fenced by anna@desk since 2026-01-02 03:04:05 UTC"
 	m.Order(fenced)
