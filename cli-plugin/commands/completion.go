@@ -75,6 +75,32 @@ func completeMembers(dockerCLI command.Cli) cobra.CompletionFunc {
 	}
 }
 
+// completeAllMembers offers the members of all applications for the first argument.
+func completeAllMembers(dockerCLI command.Cli) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		ctx := cmd.Context()
+		if ctx == nil {
+			ctx = context.Background()
+		}
+		records, err := store.List[store.Application](ctx, store.New(dockerCLI.Client()), store.KindApplication)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		var names []string
+		for _, r := range records {
+			for _, m := range r.Value.Members {
+				if r.Value.Removed == nil {
+					names = append(names, m.Name)
+				}
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
 // completeTypes offers the application types for the first argument.
 func completeTypes(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	catalog, err := stacks.Builtin()
