@@ -15,14 +15,20 @@ import (
 	"github.com/openmanage/openmanage/internal/api"
 )
 
-// pullTimeout bounds a pull that hangs; large images on slow lines take long.
-const pullTimeout = time.Hour
+const (
+	// pullTimeout bounds a pull that hangs; large images on slow lines take long.
+	pullTimeout = time.Hour
+	// pullKept is how long an order may be missing before it is dropped: a new leader
+	// has to find the operation first.
+	pullKept = time.Minute
+)
 
 // puller pulls images that the leading manager asks for, each in the background. It
 // remembers nothing over a restart: the leader asks again. Safe for concurrent use.
 type puller struct {
 	docker imageAPI
 	log    hclog.Logger
+	now    func() time.Time
 	news   chan struct{} // a pull has ended
 
 	mu      sync.Mutex
@@ -37,30 +43,31 @@ type imageAPI interface {
 
 type pull struct {
 	result api.PullResult
+	wanted time.Time // last
 	cancel context.CancelFunc
 }
 
 func newPuller(docker imageAPI, log hclog.Logger) *puller {
-	return &puller{docker: docker, log: log, news: make(chan struct{}, 1), results: map[api.PullOrder]*pull{}}
+	return &puller{docker: docker, log: log, now: time.Now, news: make(chan struct{}, 1), results: map[api.PullOrder]*pull{}}
 }
 
 // follow begins what is ordered, and drops what no longer is.
 func (p *puller) follow(ctx context.Context, orders []api.PullOrder) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	wanted := map[api.PullOrder]bool{}
+	now := p.now()
 	for _, order := range orders {
-		wanted[order] = true
-		if p.results[order] != nil {
+		if one := p.results[order]; one != nil {
+			one.wanted = now
 			continue
 		}
 		work, cancel := context.WithTimeout(ctx, pullTimeout)
-		one := &pull{result: api.PullResult{PullOrder: order}, cancel: cancel}
+		one := &pull{result: api.PullResult{PullOrder: order}, wanted: now, cancel: cancel}
 		p.results[order] = one
 		go p.run(work, one)
 	}
 	for order, one := range p.results {
-		if !wanted[order] {
+		if now.Sub(one.wanted) > pullKept {
 			one.cancel()
 			delete(p.results, order)
 		}

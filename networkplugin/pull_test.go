@@ -45,10 +45,10 @@ func (e *engine) ImagePull(_ context.Context, image string, _ client.ImagePullOp
 // progress ends as the registry says.
 type progress struct{ wait func(context.Context) error }
 
-func (progress) Read([]byte) (int, error)                                         { return 0, io.EOF }
-func (progress) Close() error                                                     { return nil }
+func (progress) Read([]byte) (int, error)                                          { return 0, io.EOF }
+func (progress) Close() error                                                      { return nil }
 func (progress) JSONMessages(context.Context) iter.Seq2[jsonstream.Message, error] { return nil }
-func (p progress) Wait(ctx context.Context) error                                 { return p.wait(ctx) }
+func (p progress) Wait(ctx context.Context) error                                  { return p.wait(ctx) }
 
 // ended waits until all orders have ended and returns the results.
 func ended(t *testing.T, p *puller) []api.PullResult {
@@ -106,6 +106,8 @@ func TestImagesAreAsWellThereAsSwarmNeedsThem(t *testing.T) {
 func TestAnOrderIsCarriedOutOnceAndForgottenWhenItIsNoLongerGiven(t *testing.T) {
 	docker := &engine{pull: func(context.Context) error { return errors.New("no such tag") }}
 	p := newPuller(docker, hclog.NewNullLogger())
+	now := time.Now()
+	p.now = func() time.Time { return now }
 	order := []api.PullOrder{{Operation: "pg.1", Image: "postgres:x"}}
 	for range 3 {
 		p.follow(t.Context(), order)
@@ -113,10 +115,17 @@ func TestAnOrderIsCarriedOutOnceAndForgottenWhenItIsNoLongerGiven(t *testing.T) 
 	}
 	assert.DeepEqual(t, docker.asked, []string{"postgres:x"})
 	p.follow(t.Context(), nil)
+	assert.Equal(t, len(p.report()), 1, "a new leader has not found the operation yet")
+	now = now.Add(pullKept + time.Second)
+	p.follow(t.Context(), nil)
 	assert.Equal(t, len(p.report()), 0)
+
+	// Another operation does not get the old answer.
 	p.follow(t.Context(), order)
 	ended(t, p)
-	assert.Equal(t, len(docker.asked), 2, "who asks again has mended it")
+	p.follow(t.Context(), []api.PullOrder{{Operation: "pg.2", Image: "postgres:x"}})
+	ended(t, p)
+	assert.Equal(t, len(docker.asked), 3)
 }
 
 func TestAPullThatIsNoLongerWantedEnds(t *testing.T) {
@@ -128,9 +137,12 @@ func TestAPullThatIsNoLongerWantedEnds(t *testing.T) {
 		return ctx.Err()
 	}}
 	p := newPuller(docker, hclog.NewNullLogger())
+	now := time.Now()
+	p.now = func() time.Time { return now }
 	p.follow(t.Context(), []api.PullOrder{{Operation: "pg.1", Image: "postgres:x"}})
 	<-begun
 	assert.Assert(t, !p.report()[0].Done)
+	now = now.Add(pullKept + time.Second)
 	p.follow(t.Context(), nil)
 	select {
 	case err := <-over:

@@ -194,7 +194,7 @@ func restartCommand(dockerCLI command.Cli) *cobra.Command {
 next, and the primary last, after it has handed over. If the application has a
 maintenance window (label openmanage.maintenance.window), no member's restart is
 begun outside it: the operation waits.`,
-		Args:  cli.ExactArgs(1),
+		Args: cli.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.name = args[0]
 			return runRoll(cmd.Context(), dockerCLI, o, store.OperationRestart, req, false)
