@@ -191,7 +191,7 @@ func (s *suite) lastOperation(t *testing.T, ctx context.Context) string {
 // withoutImage removes all images of a repository from a node.
 func (s *suite) withoutImage(t *testing.T, ctx context.Context, n *cluster.Node, repository string) {
 	t.Helper()
-	out, _, err := n.Exec(ctx, "sh", "-c", "docker container prune --force; ids=$(docker image ls --quiet "+repository+" | sort -u); test -z \"$ids\" || docker image rm --force $ids")
+	out, _, err := n.Exec(ctx, "sh", "-c", "ids=$(docker image ls --quiet "+repository+" | sort -u); test -z \"$ids\" || docker image rm --force $ids")
 	assert.NilError(t, err, out)
 }
 
