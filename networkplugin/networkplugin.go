@@ -4,7 +4,7 @@
 // It installs and enables the volume plugin on its own node (plugin.go), so that
 // a node that joins later is ready without a hand; it knows which member's
 // container runs on the node at which addresses and tells the leading manager
-// (members.go); and it runs commands in a member's container for managers
+// (members.go); it pulls images that members are to have soon (pull.go); and it runs commands in a member's container for managers
 // (exec.go), by which `docker openmanage connect` reaches a database on any node.
 package networkplugin
 
@@ -42,7 +42,7 @@ const interval = 3 * time.Second
 
 // Run works until ctx ends.
 func Run(ctx context.Context, cfg Config) error {
-	h := &helper{Config: cfg, leader: managers.New(cfg.Docker, cfg.Identity)}
+	h := &helper{Config: cfg, leader: managers.New(cfg.Docker, cfg.Identity), puller: newPuller(cfg.Docker, cfg.Log.Named("pull"))}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var group sync.WaitGroup
@@ -62,6 +62,7 @@ func Run(ctx context.Context, cfg Config) error {
 type helper struct {
 	Config
 	leader *managers.Client
+	puller *puller
 }
 
 // look brings the plugin into the wanted state and reports, again and again.
@@ -82,12 +83,18 @@ func (h *helper) look(ctx context.Context) {
 		if report.Members, err = h.members(ctx); err != nil {
 			h.Log.Warn("members of this node are not known", "error", err)
 		}
-		if err := h.leader.Call(ctx, http.MethodPost, "/v1/helper", report, nil); err != nil && ctx.Err() == nil {
+		report.Pulls = h.puller.report()
+		var answer api.HelperAnswer
+		switch err := h.leader.Call(ctx, http.MethodPost, "/v1/helper", report, &answer); {
+		case err == nil:
+			h.puller.follow(ctx, answer.Pull)
+		case ctx.Err() == nil:
 			h.Log.Debug("report not delivered; it is repeated", "error", err)
 		}
 		select {
 		case <-ctx.Done():
 			return
+		case <-h.puller.news: // a user waits for it
 		case <-tick.C:
 		}
 	}

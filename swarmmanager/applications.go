@@ -63,6 +63,8 @@ type observed struct {
 	bar func(node string) error
 	// revoke has the owner of a volume's epoch let go of it.
 	revoke func(volume string, epoch uint64)
+	// operating tells whether an operation of an application has not ended.
+	operating func(application string) bool
 	// steady: every living node has had the time to report to this leader, so
 	// that a missing word means something.
 	steady bool
@@ -119,6 +121,13 @@ func (a *applications) observe(ctx context.Context) (*observed, error) {
 		}
 		return barred[node]
 	}
+	o.operating = func(application string) bool {
+		busy, err := a.operating(ctx, application)
+		if err != nil {
+			a.log.Warn("operations are not known; no member is moved", "error", err)
+		}
+		return busy
+	}
 	services, err := a.m.cluster.Services(ctx)
 	if err != nil {
 		return nil, err
@@ -174,9 +183,11 @@ func (a *applications) reconcileOne(ctx context.Context, o *observed, name strin
 	failpoint.Hit("create:events-written")
 	switch {
 	case !exists:
-		if _, err := store.Create(ctx, a.m.store, store.KindApplication, name, next); err != nil {
+		created, err := store.Create(ctx, a.m.store, store.KindApplication, name, next)
+		if err != nil {
 			return err
 		}
+		o.records[name] = created
 		failpoint.Hit("create:application-recorded")
 		a.know(next)
 	case next.Removed != nil && !a.hasVolumes(o, name):
@@ -186,9 +197,11 @@ func (a *applications) reconcileOne(ctx context.Context, o *observed, name strin
 	case onlyMessages(old, next) && time.Since(record.Updated) < messagesEvery:
 		a.know(old)
 	default:
-		if _, err := store.Update(ctx, a.m.store, store.KindApplication, record, next); err != nil {
+		updated, err := store.Update(ctx, a.m.store, store.KindApplication, record, next)
+		if err != nil {
 			return err
 		}
+		o.records[name] = updated // operations and labels go by what is recorded now
 		failpoint.Hit("create:application-updated")
 		if old.Term != next.Term {
 			failpoint.Hit("primary:recorded")
@@ -230,7 +243,7 @@ func planApplication(o *observed, name string, old store.Application, exists boo
 	if len(services) == 0 {
 		if old.Removed == nil {
 			now := o.now
-			next.Removed = &now
+			next.Removed, next.Apart, next.Crowded = &now, nil, nil
 			for i := range next.Members {
 				next.Members = slices.Clone(next.Members)
 				next.Members[i] = store.Member{Name: old.Members[i].Name, Slot: old.Members[i].Slot, Volume: old.Members[i].Volume, Since: o.now}
@@ -252,9 +265,7 @@ func planApplication(o *observed, name string, old store.Application, exists boo
 	if next.Primary == "" {
 		next.Primary, next.Term = first.Spec.Labels[api.LabelMember], 1
 	}
-	next.SyncMode = syncMode(&next, first)
-	next.NoFailover = first.Spec.Labels[api.LabelFailover] == "false"
-	next.Lease = leaseTime(&next, first)
+	readPolicies(&next, first)
 	before := map[string]store.Member{}
 	for _, m := range old.Members {
 		before[m.Name] = m
@@ -274,6 +285,7 @@ func planApplication(o *observed, name string, old store.Application, exists boo
 	}
 	planPrimary(o, old, &next, event)
 	planLeaving(o, &next, event)
+	planApart(o, &next, event)
 	return next, events
 }
 
@@ -309,19 +321,6 @@ func volumeName(s dockerswarm.Service) string { return s.Spec.Labels[api.LabelVo
 func slot(s dockerswarm.Service) int {
 	n, _ := strconv.Atoi(s.Spec.Labels[api.LabelSlot])
 	return n
-}
-
-// syncMode reads the policy label; a value it does not know is reported and the
-// safe default taken.
-func syncMode(app *store.Application, s dockerswarm.Service) string {
-	switch mode := s.Spec.Labels[api.LabelSyncMode]; mode {
-	case "quorum", "strict", "off":
-		return mode
-	case "":
-	default:
-		app.Problems = append(app.Problems, fmt.Sprintf("label %s=%q on service %s is not known; choose quorum, strict or off", api.LabelSyncMode, mode, s.Spec.Name))
-	}
-	return "quorum"
 }
 
 // observeMember works out the state of one member.

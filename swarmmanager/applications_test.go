@@ -21,6 +21,7 @@ func observation() *observed {
 		volumes: map[string]store.Record[api.Volume]{}, records: map[string]store.Record[store.Application]{},
 		statuses: map[string]liveStatus{}, reports: map[string]api.Report{}, now: time.Unix(1000, 0), precise: time.Unix(1000, 0), steady: true,
 		silence: func(string) time.Duration { return 0 }, bar: func(string) error { return nil }, revoke: func(string, uint64) {},
+		operating: func(string) bool { return false },
 	}
 	for i := 1; i <= 3; i++ {
 		n := strconv.Itoa(i)

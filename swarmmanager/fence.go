@@ -21,11 +21,11 @@ import (
 // fences or rebuilds a voter, and a voter that does not run is missed: nobody can
 // become the primary then without `promote --force`.
 
-// apart tells whether commits are not to wait for a member, though it may follow.
-func apart(m store.Member) bool { return m.Fenced != nil || m.Aside != "" || m.Rebuild != "" }
+// aside tells whether commits are not to wait for a member, though it may follow.
+func aside(m store.Member) bool { return m.Fenced != nil || m.Aside != "" || m.Rebuild != "" }
 
-// whyApart is for people, after the member's name.
-func whyApart(m store.Member) string {
+// whyAside is for people, after the member's name.
+func whyAside(m store.Member) string {
 	switch {
 	case m.Fenced != nil:
 		return " (fenced)"
@@ -35,12 +35,12 @@ func whyApart(m store.Member) string {
 	return ""
 }
 
-// countable are the members but one that commits can wait for: who is apart only if
+// countable are the members but one that commits can wait for: who is aside only if
 // there is nobody else, since there must be one.
 func countable(app *store.Application, except string) []string {
 	var names []string
 	for _, m := range app.Members {
-		if m.Name != except && !apart(m) {
+		if m.Name != except && !aside(m) {
 			names = append(names, m.Name)
 		}
 	}
@@ -213,7 +213,7 @@ func spare(o *observed, app *store.Application, member string) string {
 		return fmt.Sprintf("the primary %s is not healthy, and %s may have acknowledged what no other has", app.Primary, member)
 	}
 	for _, m := range app.Members {
-		if s, heard := o.word(m); m.Name != app.Primary && m.Name != member && !apart(m) && heard && s.Streaming {
+		if s, heard := o.word(m); m.Name != app.Primary && m.Name != member && !aside(m) && heard && s.Streaming {
 			return ""
 		}
 	}

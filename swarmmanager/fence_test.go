@@ -199,7 +199,7 @@ func TestAFenceThatCannotBeIsRefusedInWordsAndChangesNothing(t *testing.T) {
 			assert.Equal(t, op.State, store.OperationFailed)
 			assert.Check(t, is.Contains(op.Error, tc.want))
 			assert.Equal(t, s.app.Term, term)
-			assert.Assert(t, !slices.ContainsFunc(s.app.Members, apart))
+			assert.Assert(t, !slices.ContainsFunc(s.app.Members, aside))
 		})
 	}
 }

@@ -18,7 +18,12 @@ type leases struct {
 	began   time.Duration // when this leadership did, or a little later
 	nodes   map[string]heard
 	silent  map[string]int // by node: how many of silenceMarks it has passed
-	helpers map[string]api.HelperReport
+	helpers map[string]heardHelper
+}
+
+type heardHelper struct {
+	at     time.Duration
+	report api.HelperReport
 }
 
 type heard struct {
@@ -36,7 +41,7 @@ func (l *leases) forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.began = l.now()
-	l.nodes, l.helpers, l.silent = map[string]heard{}, map[string]api.HelperReport{}, map[string]int{}
+	l.nodes, l.helpers, l.silent = map[string]heard{}, map[string]heardHelper{}, map[string]int{}
 }
 
 // silenceMarks are the lengths of a silence from which on decisions are others:
@@ -91,7 +96,7 @@ func (l *leases) touch(node string) {
 func (l *leases) hearHelper(node string, r api.HelperReport) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.helpers[node] = r
+	l.helpers[node] = heardHelper{at: l.now(), report: r}
 }
 
 // silence is for how long node has not been renewed for certain: a former leader
@@ -127,11 +132,12 @@ func (l *leases) last(node string) (api.Report, time.Duration, bool) {
 	return h.report, l.now() - h.at, ok
 }
 
-func (l *leases) helper(node string) (api.HelperReport, bool) {
+// helper returns what the network helper of node said last and how long ago.
+func (l *leases) helper(node string) (api.HelperReport, time.Duration, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	r, ok := l.helpers[node]
-	return r, ok
+	h, ok := l.helpers[node]
+	return h.report, l.now() - h.at, ok
 }
 
 // statuses returns the newest word of each member, by member's data volume, and

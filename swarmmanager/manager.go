@@ -3,7 +3,8 @@
 // One manager leads (leadership.go). It answers the nodes' plugins (server.go),
 // decides who may hold a volume (volumes.go, decide.go), renews leases
 // (leases.go), watches the Swarm for applications and keeps their records
-// (observe.go, applications.go), and executes operations (operations.go). The
+// (observe.go, applications.go), keeps members apart (apart.go), and executes
+// operations (operations.go), as the labels allow (policies.go, window.go). The
 // other managers forward what they are asked to the leader (forward.go), and are
 // witnesses while there is none (promises.go).
 //
@@ -58,6 +59,7 @@ type Manager struct {
 	nodes      *nodeView
 	peers      *peers
 	snapshots  snapshots
+	pulls      *pulls
 }
 
 // Run serves until ctx ends.
@@ -74,6 +76,7 @@ func Run(ctx context.Context, cfg Config) error {
 	m.leadership = newLeadership(self.NodeID, cfg.Version, now)
 	m.leases = newLeases(now)
 	m.promises = newPromises(now)
+	m.pulls = newPulls(now)
 	m.nodes = newNodeView(m.cluster)
 	m.peers = newPeers(cfg.Identity, m.nodes, self.NodeID)
 	m.volumes = &volumes{

@@ -3,6 +3,7 @@ package swarmmanager
 import (
 	"context"
 	"errors"
+	"maps"
 	"math"
 	"time"
 
@@ -121,7 +122,7 @@ func (a *applications) reconcileNodes(ctx context.Context, o *observed) error {
 	return errors.Join(errs...)
 }
 
-func planNode(o *observed, n dockerswarm.Node, old store.Node, exists bool, helper func(string) (api.HelperReport, bool)) store.Node {
+func planNode(o *observed, n dockerswarm.Node, old store.Node, exists bool, helper func(string) (api.HelperReport, time.Duration, bool)) store.Node {
 	next := old
 	next.ID, next.Hostname = n.ID, n.Description.Hostname
 	report, reporting := o.reports[n.ID]
@@ -135,7 +136,7 @@ func planNode(o *observed, n dockerswarm.Node, old store.Node, exists bool, help
 	if reporting || o.steady {
 		next.Reporting = reporting
 	}
-	if h, ok := helper(n.ID); ok {
+	if h, _, ok := helper(n.ID); ok {
 		next.Plugin, next.Problem = h.Plugin, h.Problem
 	}
 	if !exists || next.Reporting != old.Reporting {
@@ -169,8 +170,8 @@ func pinned(o *observed, v api.Volume, was bool) bool {
 	return true
 }
 
-// reconcilePins labels the nodes that cannot reach a member's data, so that Swarm
-// does not place the member there.
+// reconcilePins labels the nodes that cannot reach a member's data, or that a member
+// is being moved off, so that Swarm does not place the member there.
 func (a *applications) reconcilePins(ctx context.Context, o *observed) error {
 	if !o.steady {
 		return nil
@@ -181,6 +182,7 @@ func (a *applications) reconcilePins(ctx context.Context, o *observed) error {
 			continue // nothing is known of a silent node's storage: leave its labels
 		}
 		want := wantedPins(o, report.Storage.Location)
+		maps.Copy(want, apartPins(o, id))
 		if changed := setPins(&n.Spec, want); !changed {
 			continue
 		}

@@ -52,11 +52,13 @@ func (m *Manager) operate(ctx context.Context, o *observed) error {
 	}
 	slices.SortStableFunc(records, func(a, b store.Record[store.Operation]) int { return a.Created.Compare(b.Created) })
 	executors := m.executors()
-	busy := map[string]string{}
+	busy, waiting := map[string]string{}, map[string]string{} // waiting: for their window
+	begun := othersBegun(records)
 	errs := []error{m.dropOrphans(ctx, o, records)}
 	for _, r := range records {
 		op := r.Value
 		execute, ours := executors[op.Kind]
+		between := betweenMembers(op)
 		switch {
 		case op.Ended != nil:
 			if time.Since(*op.Ended) > operationKept {
@@ -67,6 +69,17 @@ func (m *Manager) operate(ctx context.Context, o *observed) error {
 			errs = append(errs, m.end(ctx, r, store.OperationCancelled, ""))
 		case busy[op.Target] != "" && op.Kind != store.OperationPromote: // that is for when others are stuck
 			errs = append(errs, m.waits(ctx, r, "waits for "+busy[op.Target]))
+		case moving(o, op) != "":
+			errs = append(errs, m.waits(ctx, r, "waits until "+moving(o, op)+" has moved to another node"))
+		case between && begun[op.Target] != "":
+			errs = append(errs, m.waits(ctx, r, "waits for "+begun[op.Target]))
+		case between && waiting[op.Target] != "":
+			errs = append(errs, m.waits(ctx, r, "waits for "+waiting[op.Target]))
+		case waitsForWindow(o, op) != "":
+			// Only who restarts members too stays behind it.
+			waiting[op.Target] = r.Name + " (" + op.Kind + ")"
+			_, err := m.step(ctx, r, waitsForWindow(o, op))
+			errs = append(errs, err)
 		default:
 			busy[op.Target] = r.Name + " (" + op.Kind + ")"
 			o.lookAgain()

@@ -264,7 +264,7 @@ func candidate(o *observed, app *store.Application, from string, term uint64) st
 		if !placed {
 			// Who holds nothing has acknowledged nothing.
 			if empty := inLine && s.Empty && m.Rebuild == ""; slices.Contains(app.Voters, name) && !empty {
-				result.missing = append(result.missing, name+whyApart(m))
+				result.missing = append(result.missing, name+whyAside(m))
 			}
 			continue
 		}
@@ -408,7 +408,7 @@ func completeHandover(o *observed, app *store.Application, to store.Member, reac
 	app.Sync = nil
 	for _, m := range app.Members {
 		s, heard := o.word(m)
-		if app.SyncOn && m.Name != to.Name && m.Name != h.From && !apart(m) && heard && s.Term == app.Term && s.Role == api.RoleStandby {
+		if app.SyncOn && m.Name != to.Name && m.Name != h.From && !aside(m) && heard && s.Term == app.Term && s.Role == api.RoleStandby {
 			app.Sync = append(app.Sync, m.Name)
 		}
 	}
@@ -444,7 +444,7 @@ func planVoters(o *observed, app *store.Application) {
 	}
 	var want, streaming []string
 	for _, m := range app.Members {
-		if m.Name == app.Primary || apart(m) {
+		if m.Name == app.Primary || aside(m) {
 			continue
 		}
 		s, heard := o.word(m)
@@ -459,7 +459,7 @@ func planVoters(o *observed, app *store.Application) {
 	if len(streaming) == 0 {
 		// There must be one: the last to be counted on stays, and commits wait.
 		for _, name := range app.Sync {
-			if m, there := memberOf(app, name); there && !apart(m) && !slices.Contains(want, name) {
+			if m, there := memberOf(app, name); there && !aside(m) && !slices.Contains(want, name) {
 				want = append(want, name)
 			}
 		}

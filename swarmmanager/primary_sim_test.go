@@ -487,7 +487,7 @@ func (s *sim) whole() bool {
 			streaming++
 		}
 	}
-	return s.op == nil && !slices.ContainsFunc(s.app.Members, apart) && s.app.Handover == nil && s.serves(s.member(s.app.Primary)) && streaming == len(s.members)-1
+	return s.op == nil && !slices.ContainsFunc(s.app.Members, aside) && s.app.Handover == nil && s.serves(s.member(s.app.Primary)) && streaming == len(s.members)-1
 }
 
 func TestNoScheduleMakesTwoPrimariesOrLosesWhatWasAcknowledged(t *testing.T) {

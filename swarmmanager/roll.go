@@ -11,6 +11,7 @@ import (
 	dockerswarm "github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/client"
 
+	"github.com/openmanage/openmanage/internal/api"
 	"github.com/openmanage/openmanage/internal/failpoint"
 	"github.com/openmanage/openmanage/internal/store"
 )
@@ -25,9 +26,10 @@ const (
 	envImage = "OPENMANAGE_IMAGE"
 )
 
-// roll restarts the members one at a time, with another image if one is asked for:
-// the standbys first, each healthy before the next, and the primary last, after it
-// has handed over. A member that does not come up is rolled back and the rest left
+// roll restarts the members one at a time, with another image if one is asked for,
+// which is pulled on their nodes first: the standbys first, each healthy before the
+// next, and the primary last, after it has handed over, unless the policy or who asks
+// wants it first. A member that does not come up is rolled back and the rest left
 // as it is.
 func (m *Manager) roll(ctx context.Context, o *observed, op store.Record[store.Operation]) error {
 	app, problem := target(o, op.Value)
@@ -62,12 +64,21 @@ func (m *Manager) rollOn(ctx context.Context, o *observed, op store.Record[store
 	if problem := fencedMembers(app); problem != "" {
 		return m.fail(ctx, op, "%s; %s", problem, doneSoFar(state))
 	}
+	if _, err := parseWindow(app.Window); err != nil && app.Window != "" && !req.Now && betweenMembers(op.Value) {
+		return m.fail(ctx, op, "label %s: %v; mend it, or ask again with --now; %s", api.LabelWindow, err, doneSoFar(state))
+	}
 	if names := unhealthy(app); len(names) > 0 {
-		if op.Value.Roll == nil {
+		switch {
+		case len(state.Done) == 0:
 			return m.fail(ctx, op, "not begun: %s not healthy; see docker openmanage ps %s", strings.Join(names, ", "), app.Name)
+		case isLast(o, &app):
+			return m.fail(ctx, op, "%s was stopped meanwhile; %s", app.Name, doneSoFar(state))
 		}
 		_, err := m.step(ctx, op, "waiting until all members are healthy: "+strings.Join(names, ", "))
 		return err
+	}
+	if req.Image != "" && !state.Pulled {
+		return m.pullFirst(ctx, o, op, app, req, state)
 	}
 	next := nextToRoll(app, req, state.Done)
 	if next == "" {
@@ -76,7 +87,7 @@ func (m *Manager) rollOn(ctx context.Context, o *observed, op store.Record[store
 	if next == app.Primary && gaveUp(app, op.Name) {
 		return m.fail(ctx, op, "%s; %s", whyGivenUp(app), doneSoFar(state))
 	}
-	if next == app.Primary && req.Order != "primary-first" && len(app.Members) > 1 {
+	if next == app.Primary && rollOrder(app, req) != primaryFirst && len(app.Members) > 1 {
 		to, problem := successor(o, app, "")
 		if problem != "" {
 			_, err := m.step(ctx, op, "waiting for a successor: "+problem)
@@ -113,7 +124,7 @@ func nextToRoll(app store.Application, req store.RollRequest, done []string) str
 	// Not by name: the last one joins last after a scaling out, and has the least.
 	slices.Reverse(standbys)
 	order := append(standbys, primary...)
-	if req.Order == "primary-first" {
+	if rollOrder(app, req) == primaryFirst {
 		order = append(primary, standbys...)
 	}
 	if len(order) == 0 {

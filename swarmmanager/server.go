@@ -220,7 +220,7 @@ func speaksFor(node string, v api.Volume) bool {
 
 func (m *Manager) helperReport(_ context.Context, caller swarmpki.Peer, r api.HelperReport) (any, error) {
 	m.leases.hearHelper(caller.NodeID, r)
-	return struct{}{}, nil
+	return api.HelperAnswer{Pull: m.pulls.orders(caller.NodeID)}, nil
 }
 
 func (m *Manager) listVolumes(ctx context.Context, _ swarmpki.Peer, _ *http.Request, _ []byte) (any, error) {

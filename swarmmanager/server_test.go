@@ -77,6 +77,7 @@ func serveManager(t *testing.T) *served {
 	m.leadership.leading, m.leadership.lastBeat = true, bootClock()+time.Hour
 	m.leases, m.promises, m.nodes = newLeases(bootClock), newPromises(bootClock), newNodeView(m.cluster)
 	m.peers = newPeers(m.id, m.nodes, "m1")
+	m.pulls = newPulls(bootClock)
 	m.volumes = &volumes{
 		store: m.store, cluster: m.cluster, leases: m.leases, leadership: m.leadership, nodes: m.nodes,
 		barNode: m.barNode, now: bootClock, log: log, revoked: map[string]uint64{}, absent: map[string]absence{},

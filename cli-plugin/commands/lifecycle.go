@@ -1,6 +1,7 @@
 package commands
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -189,7 +190,11 @@ func restartCommand(dockerCLI command.Cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restart [OPTIONS] APPLICATION",
 		Short: "Restart the members one at a time, the primary last",
-		Args:  cli.ExactArgs(1),
+		Long: `Restart the members one at a time: the standbys first, each healthy before the
+next, and the primary last, after it has handed over. If the application has a
+maintenance window (label openmanage.maintenance.window), no member's restart is
+begun outside it: the operation waits.`,
+		Args: cli.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.name = args[0]
 			return runRoll(cmd.Context(), dockerCLI, o, store.OperationRestart, req, false)
@@ -212,6 +217,9 @@ func upgradeCommand(dockerCLI command.Cli) *cobra.Command {
 		Long: `Restart the members with another image, one at a time: the standbys first, each
 healthy before the next, and the primary last, after it has handed over. A member
 that does not come up is rolled back, and the upgrade stops with the reason.
+Before that the nodes of the members pull the image; if one cannot, nothing is
+changed. If the application has a maintenance window (label
+openmanage.maintenance.window), no member's restart is begun outside it.
 The image in your stack file is not changed: do that too, or the next docker stack
 deploy brings the old one back.`,
 		Args: cli.ExactArgs(1),
@@ -241,12 +249,13 @@ func pinned(image, digest string) string {
 }
 
 func rollFlags(cmd *cobra.Command, req *store.RollRequest) {
-	cmd.Flags().StringVar(&req.Order, "order", "primary-last", `Whose turn is when: "primary-last", after a switchover, or "primary-first", without one`)
+	cmd.Flags().StringVar(&req.Order, "order", "", `Whose turn is when: "primary-last", after a switchover, or "primary-first", without one (default: the label openmanage.upgrade.order, or primary-last)`)
+	cmd.Flags().BoolVar(&req.Now, "now", false, "Do not wait for the maintenance window")
 	_ = cmd.RegisterFlagCompletionFunc("order", completeFixed("primary-last", "primary-first"))
 }
 
 func runRoll(ctx context.Context, dockerCLI command.Cli, o lifecycleOptions, kind string, req store.RollRequest, dryRun bool) error {
-	if req.Order != "primary-last" && req.Order != "primary-first" {
+	if req.Order != "" && req.Order != "primary-last" && req.Order != "primary-first" {
 		return fmt.Errorf("--order %q is not known; choose primary-last or primary-first", req.Order)
 	}
 	app, err := o.begin(ctx, dockerCLI)
@@ -295,10 +304,17 @@ func rollPlan(app store.Application, req store.RollRequest) []string {
 	}
 	slices.Reverse(standbys)
 	primary := what + " " + app.Primary
-	if req.Order == "primary-first" || len(app.Members) == 1 {
-		return append([]string{primary + ", the primary, wait until it is healthy"}, standbys...)
+	var plan []string
+	if req.Image != "" {
+		plan = append(plan, "pull "+shortImage(req.Image)+" on the nodes of the members")
 	}
-	return append(standbys, "hand over from "+app.Primary+" to the most advanced standby", primary+", now a standby, wait until it is healthy")
+	if app.Window != "" && !req.Now {
+		plan = append(plan, "wait for the maintenance window, "+app.Window+", now and before each member")
+	}
+	if cmp.Or(req.Order, app.UpgradeOrder) == "primary-first" || len(app.Members) == 1 {
+		return append(append(plan, primary+", the primary, wait until it is healthy"), standbys...)
+	}
+	return append(append(plan, standbys...), "hand over from "+app.Primary+" to the most advanced standby", primary+", now a standby, wait until it is healthy")
 }
 
 func stopCommand(dockerCLI command.Cli) *cobra.Command {

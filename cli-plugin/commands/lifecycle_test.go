@@ -58,6 +58,7 @@ func TestOperationsAreAskedForAndFollowed(t *testing.T) {
 		{"switchover pg --to pg-2", store.OperationSwitchover, `{"to":"pg-2"}`, "is the primary of pg"},
 		{"promote pg --force --yes", store.OperationPromote, `{}`, "is the primary of pg"},
 		{"restart pg --order primary-first", store.OperationRestart, `{"order":"primary-first"}`, "is the primary of pg"},
+		{"restart pg --now", store.OperationRestart, `{"now":true}`, "is the primary of pg"},
 		{"upgrade pg --image postgres:17.9", store.OperationUpgrade, `"image":"postgres:17.9`, "pg runs postgres:17.9"},
 		{"scale pg --replicas 5", store.OperationScale, `{"members":5}`, "pg has 3 members"},
 		{"scale pg --remove pg-3", store.OperationScale, `{"remove":"pg-3"}`, "pg has 3 members"},
@@ -120,11 +121,27 @@ func TestUpgradeDryRunPrintsThePlan(t *testing.T) {
 	docker, asked := answering(t, nil)
 	s := session{docker: docker}
 	assert.NilError(t, s.run(t, "upgrade", "pg", "--image", "postgres:17.9", "--dry-run"))
-	assert.Equal(t, s.out.String(), `1. restart with postgres:17.9 the standby pg-3, wait until it is healthy
-2. restart with postgres:17.9 the standby pg-2, wait until it is healthy
-3. hand over from pg-1 to the most advanced standby
-4. restart with postgres:17.9 pg-1, now a standby, wait until it is healthy
+	assert.Equal(t, s.out.String(), `1. pull postgres:17.9 on the nodes of the members
+2. restart with postgres:17.9 the standby pg-3, wait until it is healthy
+3. restart with postgres:17.9 the standby pg-2, wait until it is healthy
+4. hand over from pg-1 to the most advanced standby
+5. restart with postgres:17.9 pg-1, now a standby, wait until it is healthy
 `)
+
+	app := pg(0)
+	app.UpgradeOrder, app.Window = "primary-first", "Sat 02:00-05:00"
+	fakeswarm.Put(t, docker, store.KindApplication, "pg", app)
+	s = session{docker: docker}
+	assert.NilError(t, s.run(t, "upgrade", "pg", "--image", "postgres:17.9", "--dry-run"))
+	assert.Equal(t, s.out.String(), `1. pull postgres:17.9 on the nodes of the members
+2. wait for the maintenance window, Sat 02:00-05:00, now and before each member
+3. restart with postgres:17.9 pg-1, the primary, wait until it is healthy
+4. restart with postgres:17.9 the standby pg-3, wait until it is healthy
+5. restart with postgres:17.9 the standby pg-2, wait until it is healthy
+`)
+	s = session{docker: docker}
+	assert.NilError(t, s.run(t, "upgrade", "pg", "--image", "postgres:17.9", "--dry-run", "--order", "primary-last", "--now"))
+	assert.Check(t, is.Contains(s.out.String(), "4. hand over"))
 	assert.Equal(t, len(*asked), 0)
 }
 

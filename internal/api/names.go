@@ -39,10 +39,15 @@ const (
 	LabelFailover    = "openmanage.failover.enable" // true (default), false: no member is made the primary by itself
 	LabelLease       = "openmanage.failover.lease"  // LeaseDuration (default) to MaxLease: after how long a silent node has lost the member
 	LabelParameters  = "openmanage.parameters"      // --set parameters as JSON, for create to compare
+
+	LabelUpgradeOrder = "openmanage.upgrade.order"      // primary-last (default), primary-first
+	LabelWindow       = "openmanage.maintenance.window" // when members may be restarted by an operation
+	LabelApart        = "openmanage.placement.apart"    // true (default), false: members may share a node
 )
 
 // PinLabel is the node label that keeps a member with node-local data away from
-// the nodes that do not have it; the label's value there is PinElsewhere. A
+// the nodes that do not have it, and one that leaves a node which it shares with
+// another member from going back there; the label's value is PinElsewhere. A
 // generated stack carries the matching constraint. The pin lives on nodes, not
 // in the service, so that a `docker stack deploy` does not lose it.
 func PinLabel(member string) string { return "openmanage.pin." + member }

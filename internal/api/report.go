@@ -279,6 +279,32 @@ type HelperReport struct {
 	Problem string `json:"problem,omitempty"`
 	// Members are the containers of members that run on the node.
 	Members []MemberContainer `json:"members,omitempty"`
+	// Pulls are the orders of the last answer and how far they are.
+	Pulls []PullResult `json:"pulls,omitempty"`
+}
+
+// HelperAnswer carries what the helper is to do.
+type HelperAnswer struct {
+	// Pull is repeated until the image is not needed any more; the helper forgets
+	// what is not in it.
+	Pull []PullOrder `json:"pull,omitempty"`
+}
+
+// PullOrder has the helper pull an image, so that a member's restart does not wait
+// for it.
+type PullOrder struct {
+	Operation string `json:"operation"` // that needs it; another one asks anew
+	Image     string `json:"image"`
+}
+
+// PullResult is how far a PullOrder is.
+type PullResult struct {
+	PullOrder
+	Done  bool   `json:"done,omitempty"` // pulled, or Error says why not
+	Error string `json:"error,omitempty"`
+	// Denied: the registry wants credentials, which this node's engine does not
+	// have by itself. Swarm may have them, of the service.
+	Denied bool `json:"denied,omitempty"`
 }
 
 // MemberContainer is where a member runs.

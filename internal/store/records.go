@@ -76,9 +76,19 @@ type Application struct {
 	SyncMode    string `json:"syncMode,omitempty"`   // quorum, strict or off
 	NoFailover  bool   `json:"noFailover,omitempty"` // as its label asks
 	// Lease is how long the leases of its volumes shall be; 0: api.LeaseDuration.
-	Lease   time.Duration `json:"lease,omitempty"`
-	Members []Member      `json:"members"`
-	Created time.Time     `json:"created"`
+	Lease time.Duration `json:"lease,omitempty"`
+	// UpgradeOrder and Window are as the labels say: primary-last or primary-first,
+	// and when operations may restart members; "": always. A window that cannot be
+	// read is here too, and no operation takes it for an open one.
+	UpgradeOrder string `json:"upgradeOrder,omitempty"`
+	Window       string `json:"window,omitempty"`
+	// Apart is the standby that is being moved off a node that it shares with
+	// another member. Crowded is since when one could be; none is before ApartAfter.
+	Apart      *Apart     `json:"apart,omitempty"`
+	Crowded    *time.Time `json:"crowded,omitempty"`
+	ApartAfter *time.Time `json:"apartAfter,omitempty"`
+	Members    []Member   `json:"members"`
+	Created    time.Time  `json:"created"`
 	// Removed is when its services were gone; nil while it runs.
 	Removed *time.Time `json:"removed,omitempty"`
 	// Problems are things a user should mend, such as a label with a bad value.
@@ -99,6 +109,16 @@ type Handover struct {
 	Reason    string    `json:"reason"`
 	Operation string    `json:"operation,omitempty"` // that asked for it
 	Since     time.Time `json:"since"`
+}
+
+// Apart is the move of a member away from the nodes that have one of its application.
+type Apart struct {
+	Member string `json:"member"`
+	From   string `json:"from"` // hostname, for people
+	// Away are the IDs of the nodes that carry a label against the member meanwhile;
+	// none: it sits elsewhere, and is not healthy yet.
+	Away  []string  `json:"away,omitempty"`
+	Since time.Time `json:"since"`
 }
 
 // Promotion is a position in the log of a database.
@@ -251,7 +271,8 @@ type MemberRequest struct {
 // time.
 type RollRequest struct {
 	Image string `json:"image,omitempty"` // "": restart with the present one
-	Order string `json:"order,omitempty"` // primary-last (default) or primary-first
+	Order string `json:"order,omitempty"` // primary-last or primary-first; "": as the label says
+	Now   bool   `json:"now,omitempty"`   // without waiting for the maintenance window
 }
 
 // ExpandRequest is what is asked of the volumes of an application.
@@ -294,6 +315,10 @@ type Roll struct {
 	// Back: the member did not come up, its service was rolled back, and nothing
 	// more is changed.
 	Back string `json:"back,omitempty"`
+	// Pulling is since when the members' nodes pull the image, before the first
+	// member is restarted; Pulled: that is over.
+	Pulling *time.Time `json:"pulling,omitempty"`
+	Pulled  bool       `json:"pulled,omitempty"`
 }
 
 // Operation is a longer piece of work: what was asked, by whom, and how far it is.

@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
 
+	"github.com/openmanage/openmanage/testenv/cluster"
 	"github.com/openmanage/openmanage/testenv/product"
 )
 
@@ -139,13 +141,72 @@ func TestRestartAndUpgradeOneMemberAtATime(t *testing.T) {
 	plan, err := s.CLI(ctx, "upgrade", "pg", "--image", "debian:trixie-slim", "--dry-run")
 	assert.NilError(t, err)
 	assert.Check(t, is.Contains(plan, "hand over from"))
-	// An image in which nothing can start: one standby tries it and is rolled back.
+	// A node that cannot pull it: nobody is touched.
+	for _, n := range s.c.Nodes() {
+		s.withoutImage(t, ctx, n, "debian")
+	}
+	blocked := s.other(t, s.Via)
+	mend := s.withoutRegistry(t, ctx, blocked)
+	_, err = s.CLI(ctx, "upgrade", "pg", "--image", "debian:trixie-slim")
+	assert.ErrorContains(t, err, "cannot be pulled on "+blocked.Name+":")
+	assert.ErrorContains(t, err, "nothing was changed")
+	mend()
+	same, err := s.startTimes(t, ctx)
+	assert.NilError(t, err)
+	assert.DeepEqual(t, same, restarted)
+
+	// An image in which nothing can start: it is pulled on all nodes first, then one
+	// standby tries it and is rolled back.
 	_, err = s.CLI(ctx, "upgrade", "pg", "--image", "debian:trixie-slim")
 	assert.ErrorContains(t, err, "It was rolled back and is healthy; no other member was changed")
 	s.sameDatabase(t, ctx, 100)
 	t.Logf("upgrade that fails: %s without a write", c.lostNothing(t, ctx))
+	story := s.lastOperation(t, ctx)
+	assert.Check(t, is.Contains(story, "pulling debian:trixie-slim on openmanage-node1, openmanage-node2, openmanage-node3"), story)
+	assert.Check(t, is.Contains(story, "debian:trixie-slim is there on all nodes with members"), story)
+	for _, n := range s.c.Nodes() {
+		if n.Local {
+			continue
+		}
+		out, _, err := n.Exec(ctx, "docker", "image", "ls", "--quiet", "debian")
+		assert.NilError(t, err)
+		assert.Check(t, strings.TrimSpace(out) != "", "%s has not pulled it", n.Name)
+	}
 	_, err = s.CLI(ctx, "upgrade", "pg", "--image", "postgres:no-such-tag")
 	assert.ErrorContains(t, err, "cannot be pulled")
+}
+
+// lastOperation is what `operation inspect` says of the operation that was asked for
+// last.
+func (s *suite) lastOperation(t *testing.T, ctx context.Context) string {
+	t.Helper()
+	names, err := s.CLI(ctx, "operation", "ls", "--quiet")
+	assert.NilError(t, err)
+	name, _, _ := strings.Cut(names, "\n")
+	story, err := s.CLI(ctx, "operation", "inspect", name)
+	assert.NilError(t, err)
+	return story
+}
+
+// withoutImage removes all images of a repository from a node.
+func (s *suite) withoutImage(t *testing.T, ctx context.Context, n *cluster.Node, repository string) {
+	t.Helper()
+	out, _, err := n.Exec(ctx, "sh", "-c", "ids=$(docker image ls --quiet "+repository+" | sort -u); test -z \"$ids\" || docker image rm --force $ids")
+	assert.NilError(t, err, out)
+}
+
+// withoutRegistry has a node reach no registry until mend is called, or the test ends.
+func (s *suite) withoutRegistry(t *testing.T, ctx context.Context, n *cluster.Node) (mend func()) {
+	t.Helper()
+	rule := fmt.Sprintf("OUTPUT -p tcp --dport %d -d %s -j REJECT", s.c.Host.RegistryPort, s.c.Network.Gateway())
+	out, _, err := n.Exec(ctx, "sh", "-c", "iptables -I "+rule)
+	assert.NilError(t, err, out)
+	mend = sync.OnceFunc(func() {
+		out, _, err := n.Exec(context.WithoutCancel(ctx), "sh", "-c", "iptables -D "+rule)
+		assert.Check(t, err, out)
+	})
+	t.Cleanup(mend)
+	return mend
 }
 
 // startTimes returns since when each member's server runs.
