@@ -50,7 +50,7 @@ type world struct {
 	deaths int
 	starts map[string]int // containers, by member
 	tasks  int
-	writer []string       // what was written, for the log
+	writer []string // what was written, for the log
 }
 
 // played is a member, its node and its container.
@@ -62,7 +62,7 @@ type played struct {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, members: map[string]*played{}, now: time.Now().UTC(), bad: map[string]api.MemberState{}, starts: map[string]int{}}
+	w := &world{t: t, members: map[string]*played{}, now: time.Now().UTC().Truncate(time.Second), bad: map[string]api.MemberState{}, starts: map[string]int{}}
 	w.store = store.New(&w.records)
 	for i := 1; i <= 3; i++ {
 		member := fmt.Sprintf("pg-%d", i)
