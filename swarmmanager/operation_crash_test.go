@@ -100,7 +100,7 @@ func (w *world) manager() *Manager {
 // died is followed by another.
 func (w *world) until(m **Manager, what string, done func(store.Application) bool) store.Application {
 	w.t.Helper()
-	for range 600 {
+	for range 1000 {
 		w.now = w.now.Add(500 * time.Millisecond)
 		err := w.round(*m)
 		switch {
@@ -344,6 +344,34 @@ func (m *mortal) ConfigList(ctx context.Context, o client.ConfigListOptions) (cl
 		return client.ConfigListResult{}, errDead
 	}
 	return m.w.records.ConfigList(ctx, o)
+}
+
+// An image that does not come up is rolled back as soon as that is certain.
+func TestAnUpgradeThatCannotWorkIsRolledBackSoon(t *testing.T) {
+	for _, tc := range []struct {
+		doc    string
+		state  api.MemberState
+		within time.Duration
+		why    string
+	}{
+		{doc: "its data is of another major version", state: api.StateFailed, within: time.Minute, why: "postgres:bad@sha256:00: no server with this image"},
+		{doc: "its server hangs", state: api.StateStarting, within: 3 * time.Minute, why: "its server does not answer, 2m0s after its start: no server with this image"},
+		{doc: "its programs hang", state: api.StateWaiting, within: 3 * time.Minute, why: "its server does not answer, 2m0s after its start: no server with this image"},
+		{doc: "its server never follows", state: api.StateJoining, within: 6 * time.Minute, why: "it is not healthy after 5m0s"},
+	} {
+		t.Run(tc.doc, func(t *testing.T) {
+			w := newWorld(t)
+			w.bad["postgres:bad"] = tc.state
+			began := w.now
+			op := w.operation(store.OperationUpgrade, store.RollRequest{Image: "postgres:bad@sha256:00"})
+			assert.Equal(t, op.State, store.OperationFailed)
+			assert.Check(t, is.Contains(op.Error, tc.why))
+			assert.Check(t, is.Contains(op.Error, "It was rolled back and is healthy; no other member was changed"))
+			assert.Assert(t, w.now.Sub(began) < tc.within, "%s", w.now.Sub(began))
+			assert.Equal(t, w.application().Primary, "pg-1")
+			assert.DeepEqual(t, w.starts, map[string]int{"pg-3": 2})
+		})
+	}
 }
 
 // operation runs one to its end.
