@@ -59,6 +59,8 @@ type Image struct {
 	// Majors are the major versions that are supported; a tag that begins with
 	// another number is refused. A tag without a number is the user's affair.
 	Majors []int `yaml:"majors" json:"majors,omitempty"`
+	// Downgrade says why a member may get an older minor version; "": it may not.
+	Downgrade string `yaml:"downgrade" json:"downgrade,omitempty"`
 }
 
 // Members is how many of them there can be.

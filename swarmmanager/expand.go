@@ -12,6 +12,7 @@ import (
 	"github.com/docker/go-units"
 
 	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/failpoint"
 	"github.com/openmanage/openmanage/internal/store"
 )
 
@@ -106,6 +107,7 @@ func (v *volumes) enlarge(ctx context.Context, name string, size int64) error {
 	_, err = v.change(ctx, r, func(n *api.Volume) { n.Size = size })
 	if err == nil {
 		v.log.Info("volume is to grow", "volume", name, "from", r.Value.Size, "to", size)
+		failpoint.Hit("expand:recorded")
 	}
 	return err
 }

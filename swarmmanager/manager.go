@@ -42,11 +42,12 @@ type Config struct {
 
 // Manager is one manager process.
 type Manager struct {
-	docker  *client.Client
-	id      *swarmpki.Identity
-	log     hclog.Logger
-	version string
-	listen  string
+	docker   *client.Client
+	services serviceAPI // of docker
+	id       *swarmpki.Identity
+	log      hclog.Logger
+	version  string
+	listen   string
 
 	store   *store.Store
 	cluster *swarm.Cluster
@@ -65,7 +66,7 @@ type Manager struct {
 // Run serves until ctx ends.
 func Run(ctx context.Context, cfg Config) error {
 	m := &Manager{
-		docker: cfg.Docker, id: cfg.Identity, log: cfg.Log, version: cfg.Version, listen: cfg.Listen,
+		docker: cfg.Docker, services: cfg.Docker, id: cfg.Identity, log: cfg.Log, version: cfg.Version, listen: cfg.Listen,
 		store: store.New(cfg.Docker), cluster: swarm.New(cfg.Docker),
 	}
 	self, err := waitIdentity(ctx, cfg.Identity, cfg.Log)

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/moby/moby/client"
+
 	"github.com/openmanage/openmanage/internal/failpoint"
 	"github.com/openmanage/openmanage/internal/store"
 )
@@ -17,6 +19,15 @@ const operationKept = 24 * time.Hour
 
 // keptSteps bounds the record of an operation that waits and waits.
 const keptSteps = 50
+
+// serviceAPI is what executors use of the Docker client to change the members'
+// services. Whatever they write, here or in a record, has a failpoint behind it: who
+// dies there has done it and no more.
+type serviceAPI interface {
+	ServiceCreate(ctx context.Context, options client.ServiceCreateOptions) (client.ServiceCreateResult, error)
+	ServiceUpdate(ctx context.Context, id string, options client.ServiceUpdateOptions) (client.ServiceUpdateResult, error)
+	ServiceRemove(ctx context.Context, id string, options client.ServiceRemoveOptions) (client.ServiceRemoveResult, error)
+}
 
 // executor takes the next step of an operation that is under way, if the state that
 // was observed allows it. It is called again and again until the operation has
@@ -96,6 +107,7 @@ func (m *Manager) end(ctx context.Context, r store.Record[store.Operation], stat
 	now := time.Now().UTC().Truncate(time.Second)
 	op.State, op.Error, op.Ended, op.Step = state, problem, &now, ""
 	_, err := store.Update(ctx, m.store, store.KindOperation, r, op)
+	failpoint.Hit("operation:ended")
 	m.log.Info("operation ended", "operation", r.Name, "kind", op.Kind, "target", op.Target, "state", state, "error", problem)
 	return err
 }

@@ -20,6 +20,13 @@ const (
 	// rollPatience is how long a member may take to be healthy again after its
 	// restart, before it is rolled back.
 	rollPatience = 5 * time.Minute
+	// startPatience is the same for one that runs already with what it is to have, and
+	// whose server does not answer at all: it hangs. A server that was stopped in
+	// order has nothing to recover.
+	startPatience = 2 * time.Minute
+	// failPatience is the same for one that says itself that it cannot start: its data
+	// is of another major version, or the image lacks what it needs.
+	failPatience = 20 * time.Second
 	// rollSteady is how long it must have been healthy before the next one's turn.
 	rollSteady = 2 * time.Second
 	// envImage tells the agent which image it runs in.
@@ -181,7 +188,7 @@ func (m *Manager) updateService(ctx context.Context, s dockerswarm.Service, req 
 	}
 	spec.TaskTemplate.ContainerSpec = &container
 	spec.TaskTemplate.ForceUpdate = force
-	_, err := m.docker.ServiceUpdate(ctx, s.ID, client.ServiceUpdateOptions{Version: s.Version, Spec: spec})
+	_, err := m.services.ServiceUpdate(ctx, s.ID, client.ServiceUpdateOptions{Version: s.Version, Spec: spec})
 	if err == nil {
 		m.log.Info("service updated", "service", s.Spec.Name, "image", container.Image)
 		failpoint.Hit("roll:updated")
@@ -218,8 +225,10 @@ func (m *Manager) rolling(ctx context.Context, o *observed, op store.Record[stor
 		why = "Swarm has rolled it back: " + s.UpdateStatus.Message
 	case waited > rollPatience:
 		why = fmt.Sprintf("it is not healthy after %s: %s", rollPatience, member.Message)
-	case waited > 20*time.Second && member.State == "failed":
+	case waited > failPatience && member.State == api.StateFailed:
 		why = member.Message
+	case hangs(o, member, state.Task) && o.now.Sub(member.Since) > startPatience:
+		why = fmt.Sprintf("its server does not answer, %s after its start: %s", startPatience, member.Message)
 	default:
 		return nil
 	}
@@ -237,8 +246,21 @@ func (m *Manager) rolling(ctx context.Context, o *observed, op store.Record[stor
 // the image that was asked for.
 func restarted(o *observed, m store.Member, before, image string) bool {
 	status, heard := o.word(m)
+	return heard && (image == "" || runsImage(o, m, image)) && status.Healthy && status.Task != "" && status.Task != before && m.Healthy
+}
+
+// runsImage tells whether a member says that it runs in this image.
+func runsImage(o *observed, m store.Member, image string) bool {
+	status, heard := o.word(m)
 	short, _, _ := strings.Cut(image, "@")
-	return heard && (image == "" || status.Image == short) && status.Healthy && status.Task != "" && status.Task != before && m.Healthy
+	return heard && status.Image == short
+}
+
+// hangs tells whether a member runs in another task than before and has no server
+// that answers.
+func hangs(o *observed, m store.Member, before string) bool {
+	status, heard := o.word(m)
+	return heard && status.Task != "" && status.Task != before && (m.State == api.StateStarting || m.State == api.StateWaiting)
 }
 
 // rollback has Swarm put back the former spec of a service.
@@ -246,9 +268,11 @@ func (m *Manager) rollback(ctx context.Context, s dockerswarm.Service, req store
 	if s.Spec.TaskTemplate.ContainerSpec == nil || s.Spec.TaskTemplate.ContainerSpec.Image != req.Image || s.PreviousSpec == nil {
 		return nil // done
 	}
-	_, err := m.docker.ServiceUpdate(ctx, s.ID, client.ServiceUpdateOptions{Version: s.Version, Spec: s.Spec, Rollback: "previous"})
+	failpoint.Hit("roll:failed")
+	_, err := m.services.ServiceUpdate(ctx, s.ID, client.ServiceUpdateOptions{Version: s.Version, Spec: s.Spec, Rollback: "previous"})
 	if err == nil {
 		m.log.Info("service rolled back", "service", s.Spec.Name)
+		failpoint.Hit("roll:back")
 	}
 	return err
 }
@@ -263,7 +287,7 @@ func (m *Manager) rolledBack(ctx context.Context, o *observed, op store.Record[s
 		}
 	}
 	member, _ := memberOf(&app, state.Member)
-	if member.Healthy {
+	if member.Healthy && !runsImage(o, member, req.Image) {
 		return m.fail(ctx, op, "%s. It was rolled back and is healthy; %s", state.Back, leftAsIs(app, state))
 	}
 	if o.now.Sub(state.Since) > 2*rollPatience {

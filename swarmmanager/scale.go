@@ -117,8 +117,10 @@ func (m *Manager) removeMember(ctx context.Context, o *observed, op store.Record
 	if _, err := m.step(ctx, op, "removing "+name+"; its volume is kept"); err != nil {
 		return err
 	}
-	_, err := m.docker.ServiceRemove(ctx, s.ID, client.ServiceRemoveOptions{})
-	failpoint.Hit("scale:removed")
+	_, err := m.services.ServiceRemove(ctx, s.ID, client.ServiceRemoveOptions{})
+	if err == nil {
+		failpoint.Hit("scale:removed")
+	}
 	return err
 }
 
@@ -193,6 +195,7 @@ func (m *Manager) adding(ctx context.Context, o *observed, op store.Record[store
 		if err := m.volumes.adopt(ctx, state.Adding, state.Device, o.volumes[state.Source].Value); err != nil {
 			return err
 		}
+		failpoint.Hit("scale:adopted")
 		m.snapshots.forget(state.Device)
 	}
 	template, ok := service(o, app.Name, lastStandby(app))
@@ -203,7 +206,7 @@ func (m *Manager) adding(ctx context.Context, o *observed, op store.Record[store
 	}
 	size := o.volumes[volumeName(template)].Value.Size
 	spec := memberSpec(template.Spec, memberName(template), state.Adding, size)
-	_, err := m.docker.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: spec})
+	_, err := m.services.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: spec})
 	switch {
 	case err == nil:
 		m.log.Info("service made", "service", spec.Name, "like", template.Spec.Name)

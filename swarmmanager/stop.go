@@ -6,6 +6,7 @@ import (
 	dockerswarm "github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/client"
 
+	"github.com/openmanage/openmanage/internal/failpoint"
 	"github.com/openmanage/openmanage/internal/store"
 )
 
@@ -90,9 +91,10 @@ func (m *Manager) scale(ctx context.Context, s dockerswarm.Service, n uint64) er
 	}
 	spec := s.Spec
 	spec.Mode.Replicated = &dockerswarm.ReplicatedService{Replicas: &n}
-	_, err := m.docker.ServiceUpdate(ctx, s.ID, client.ServiceUpdateOptions{Version: s.Version, Spec: spec})
+	_, err := m.services.ServiceUpdate(ctx, s.ID, client.ServiceUpdateOptions{Version: s.Version, Spec: spec})
 	if err == nil {
 		m.log.Info("service scaled", "service", s.Spec.Name, "replicas", n)
+		failpoint.Hit("operation:replicas")
 	}
 	return err
 }

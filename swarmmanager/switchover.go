@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/openmanage/openmanage/internal/failpoint"
 	"github.com/openmanage/openmanage/internal/store"
 )
 
@@ -106,6 +107,7 @@ func (a *applications) handOver(ctx context.Context, o *observed, op store.Recor
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("handover:recorded")
 	a.know(r.Value)
 	return a.addEvents(ctx, r.Name, []store.Event{{Time: o.now, Member: h.From, Kind: "switchover", Text: "hands over: " + h.Reason}})
 }

@@ -216,7 +216,8 @@ func upgradeCommand(dockerCLI command.Cli) *cobra.Command {
 		Short: "Give the members another image, one at a time, the primary last",
 		Long: `Restart the members with another image, one at a time: the standbys first, each
 healthy before the next, and the primary last, after it has handed over. A member
-that does not come up is rolled back, and the upgrade stops with the reason.
+that does not come up is rolled back, and the upgrade stops with the reason. Another
+major version is refused: it cannot open the data.
 Before that the nodes of the members pull the image; if one cannot, nothing is
 changed. If the application has a maintenance window (label
 openmanage.maintenance.window), no member's restart is begun outside it.
@@ -263,6 +264,9 @@ func runRoll(ctx context.Context, dockerCLI command.Cli, o lifecycleOptions, kin
 		return err
 	}
 	if req.Image != "" {
+		if err := checkUpgrade(dockerCLI, app, req.Image); err != nil {
+			return err
+		}
 		auth, err := command.RetrieveAuthTokenFromImage(dockerCLI.ConfigFile(), req.Image)
 		if err != nil {
 			return err
@@ -288,6 +292,24 @@ func runRoll(ctx context.Context, dockerCLI command.Cli, o lifecycleOptions, kin
 		return nil
 	}
 	return sayPrimary(ctx, dockerCLI, o.name)
+}
+
+// checkUpgrade refuses an image that cannot use the data, by its tag. What no tag
+// says, each member finds out before it starts anything, and is rolled back.
+func checkUpgrade(dockerCLI command.Cli, app store.Application, image string) error {
+	catalog, err := stacks.Builtin()
+	if err != nil {
+		return err
+	}
+	kind, err := catalog.Find(app.Type)
+	if err != nil {
+		return err
+	}
+	note, err := kind.CheckUpgrade(app.Image, image)
+	if note != "" {
+		fmt.Fprintln(dockerCLI.Err(), note)
+	}
+	return err
 }
 
 // rollPlan says in which order members are restarted.

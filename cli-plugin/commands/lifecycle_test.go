@@ -145,6 +145,22 @@ func TestUpgradeDryRunPrintsThePlan(t *testing.T) {
 	assert.Equal(t, len(*asked), 0)
 }
 
+func TestAnUpgradeThatCannotWorkIsRefused(t *testing.T) {
+	docker, asked := answering(t, nil)
+	s := session{docker: docker}
+	assert.ErrorContains(t, s.run(t, "upgrade", "pg", "--image", "postgres:18"), "PostgreSQL 18 cannot open the data of PostgreSQL 17")
+	assert.ErrorContains(t, s.run(t, "upgrade", "pg", "--image", "postgres:16.1", "--dry-run"), "cannot open the data")
+	assert.Equal(t, len(*asked), 0)
+
+	app := pg(0)
+	app.Image = "postgres:17.9"
+	docker = installed(t)
+	fakeswarm.Put(t, docker, store.KindApplication, "pg", app)
+	s = session{docker: docker}
+	assert.NilError(t, s.run(t, "upgrade", "pg", "--image", "postgres:17.5", "--dry-run"))
+	assert.Check(t, is.Contains(s.err.String(), "17.5 is older than 17.9"))
+}
+
 func TestBadInputToOperations(t *testing.T) {
 	docker, asked := answering(t, nil)
 	docker.DistributionInspectFunc = func(string) error { return errNoImage{} }
