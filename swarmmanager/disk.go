@@ -2,7 +2,6 @@ package swarmmanager
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -192,63 +191,49 @@ func sizeWords(size int64) string {
 	return fmt.Sprint(size)
 }
 
-// planStorage reports the nodes whose folder of volumes has little room left:
-// images are sparse, and what a volume was promised may not be there.
+// planStorage reports the folders of volumes that have little room left: images are
+// sparse, and what a volume was promised may not be there.
 func planStorage(o *observed, old store.Application, app *store.Application, event eventFunc) {
-	before := map[string]bool{}
-	for _, name := range old.StorageLow {
-		before[name] = true
-	}
-	low, seen := map[string]string{}, map[string]bool{}
+	var locations []string
 	for _, m := range app.Members {
-		storage := o.reports[m.Node].Storage
-		if storage.Total == 0 { // not heard, or not usable, which others report
-			if before[m.Hostname] {
-				low[m.Hostname] = "little room left"
-			}
-			continue
+		if location := o.volumes[m.Volume].Value.Location; location != "" {
+			locations = append(locations, location)
 		}
-		if seen[storage.Location] {
-			continue
-		}
-		seen[storage.Location] = true
-		name := storageName(o, storage.Location, before)
+	}
+	slices.Sort(locations)
+	app.StorageLow = nil
+	for _, location := range slices.Compact(locations) {
+		was := slices.Contains(old.StorageLow, location)
+		node, storage := storageOf(o, location)
 		limit := min(storageLow, storage.Total/20)
-		if before[name] {
+		if was {
 			limit = limit * 3 / 2
 		}
-		if storage.Free < limit {
-			low[name] = "less than " + roughly(storage.Free) + " free"
-		}
-	}
-	app.StorageLow = slices.Sorted(maps.Keys(low))
-	for _, name := range app.StorageLow {
-		app.Problems = append(app.Problems, fmt.Sprintf("the storage of node %s, in which volumes lie, has %s: free some there before databases cannot write, whatever their volumes' size", name, low[name]))
-		if !before[name] {
-			event("", "alert", "the storage of node %s has %s", name, low[name])
-		}
-	}
-	for _, name := range old.StorageLow {
-		if !slices.Contains(app.StorageLow, name) {
-			event("", "alert", "the storage of node %s has room again", name)
+		switch low := storage.Free < limit; {
+		case node == "" && was: // not heard
+			app.StorageLow = append(app.StorageLow, location)
+		case low:
+			app.StorageLow = append(app.StorageLow, location)
+			words := "less than " + roughly(storage.Free) + " free"
+			app.Problems = append(app.Problems, fmt.Sprintf("the storage of node %s, in which volumes lie, has %s: make room there, or databases cannot write, whatever the size of their volumes", node, words))
+			if !was {
+				event("", "alert", "the storage of node %s has %s", node, words)
+			}
+		case was:
+			event("", "alert", "the storage of node %s has room again", node)
 		}
 	}
 }
 
-// storageName is the node by which a folder is called that several may share: the
-// same one as before.
-func storageName(o *observed, location string, before map[string]bool) string {
-	var names []string
+// storageOf is the folder of that ID as the first node by name sees it that has it.
+func storageOf(o *observed, location string) (node string, storage api.Storage) {
 	for id, r := range o.reports {
-		if r.Storage.Location == location {
-			names = append(names, o.nodes[id].Description.Hostname)
+		name := o.nodes[id].Description.Hostname
+		if r.Storage.Location == location && r.Storage.Total > 0 && (node == "" || name < node) {
+			node, storage = name, r.Storage
 		}
 	}
-	slices.Sort(names)
-	if i := slices.IndexFunc(names, func(name string) bool { return before[name] }); i >= 0 {
-		return names[i]
-	}
-	return names[0]
+	return node, storage
 }
 
 // roughly is the next power of two: a text that seldom changes, for records.
@@ -275,8 +260,16 @@ func lostToFullDisk(o *observed, primary store.Member) bool {
 
 // keptOutByFullDisk says why to does not take the place of a primary that is lost to
 // a full disk, or "".
-func keptOutByFullDisk(app *store.Application, to store.Member) string {
+func keptOutByFullDisk(o *observed, app *store.Application, primary, to store.Member) string {
+	v := o.volumes[primary.Volume].Value
+	enlarged := v.Owner == nil // by a mount
+	if v.Owner != nil {
+		held, ok := heldVolume(o.reports[v.Owner.Node], primary.Volume)
+		enlarged = ok && held.Size < v.Size
+	}
 	switch {
+	case enlarged && o.now.Sub(primary.Since) < growPatience:
+		return "its volume is full and is being enlarged: it comes back"
 	case app.DiskFailover:
 		return "its volume is full, and so is a former primary's: there is one change for that and no second"
 	case to.Disk == store.DiskFull || to.Disk == store.DiskAlmostFull:

@@ -169,7 +169,7 @@ func planFailover(o *observed, old store.Application, app *store.Application, ev
 		return
 	}
 	full := lostToFullDisk(o, primary)
-	if kept := keptOutByFullDisk(app, to); full && kept != "" {
+	if kept := keptOutByFullDisk(o, app, primary, to); full && kept != "" {
 		problem("; %s; enlarge the volumes: %s", kept, expandCommand(o, app))
 		return
 	}

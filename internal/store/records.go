@@ -72,8 +72,8 @@ type Application struct {
 	// DiskFailover: another was made the primary because the former one's volume was
 	// full, and a volume still is: it is not done twice.
 	DiskFailover bool `json:"diskFailover,omitempty"`
-	// StorageLow are the nodes whose folder of volumes has little room left, for
-	// volumes of this application.
+	// StorageLow are the folders (api.Volume.Location) of its volumes that have little
+	// room left.
 	StorageLow []string `json:"storageLow,omitempty"`
 	// Initialized: the database was made once. An empty data directory is an
 	// error from then on.
