@@ -36,7 +36,10 @@ func fillAndExpand(t *testing.T, fs, size, larger string) {
 	s.removeLeftovers(t, ctx, "full")
 	_, err := s.CLI(ctx, "create", "postgresql", "full", "--replicas", "3", "--volume-size", size, "--filesystem", fs, "--yes")
 	assert.NilError(t, err)
-	defer s.removeApplication(t, ctx, "full")
+	defer func() {
+		s.stopClient(ctx) // it uses the application's network
+		s.removeApplication(t, ctx, "full")
+	}()
 	_, err = s.WaitHealthy(ctx, "full", 3, 2*time.Minute)
 	assert.NilError(t, err)
 	c := s.startFilling(t, ctx)
