@@ -44,14 +44,19 @@ func (a *agent) fullMessage() string {
 // judgeRoom adds to what a server says of itself what follows from a full volume.
 // before is what was reported last.
 func (a *agent) judgeRoom(p *Probe, before api.MemberStatus) {
-	full := p.Up && a.room.isFull()
-	// Its receiver ends when it cannot make the next file of the log, connects anew
-	// and ends again. The primary is not to count on it at each try.
-	a.starved = full && p.Role == api.RoleStandby && (a.starved || before.Streaming && !p.Streaming)
+	if !a.room.isFull() {
+		a.starved = false
+		return
+	}
+	// A standby's receiver ends when it cannot make the next file of the log, connects
+	// anew and ends again. The primary is not to count on it at each try.
+	a.starved = a.starved || before.Streaming && !p.Streaming
 	switch {
-	case a.starved:
+	case !p.Up:
+		p.Message = a.fullMessage() + "; " + p.Message
+	case a.starved && p.Role == api.RoleStandby:
 		p.Healthy, p.Streaming, p.Message = false, false, a.fullMessage()+"; it receives nothing any more"
-	case full && p.Healthy && p.Message == "":
+	case p.Healthy && p.Message == "":
 		p.Message = a.fullMessage()
 	}
 }

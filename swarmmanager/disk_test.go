@@ -411,3 +411,13 @@ func TestOthersThatAreNotHealthyStillStopAnExpansion(t *testing.T) {
 	assert.Check(t, is.Contains(op.Error, "not begun: pg-2 not healthy"))
 	assert.Equal(t, len(e.updated), 0)
 }
+
+func TestHowFullAVolumeIsIsNoNewsToActOnAtOnce(t *testing.T) {
+	l := newLeases(bootClock)
+	report := func(u api.Usage) api.Report {
+		return api.Report{Volumes: []api.HeldVolume{{Name: "pg-1", Epoch: 1, Mounted: true, Usage: u}}}
+	}
+	assert.Assert(t, l.hear("n1", report(room(100))))
+	assert.Assert(t, !l.hear("n1", report(room(99))), "it changes all the time")
+	assert.DeepEqual(t, l.volumes(), []api.LiveVolume{{Node: "n1", HeldVolume: report(room(99)).Volumes[0]}})
+}
