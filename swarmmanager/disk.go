@@ -254,8 +254,8 @@ func outOfRoom(m store.Member) bool {
 // lostToFullDisk tells whether a primary that is lost is so, as far as is known,
 // because its volume is full: its node is there, and could run it.
 func lostToFullDisk(o *observed, primary store.Member) bool {
-	owner := o.volumes[primary.Volume].Value.Owner
-	return primary.Disk == store.DiskFull && (owner == nil || !o.gone(owner.Node))
+	v := o.volumes[primary.Volume].Value
+	return primary.Disk == store.DiskFull && (v.Owner == nil || !o.gone(v))
 }
 
 // keptOutByFullDisk says why to does not take the place of a primary that is lost to
