@@ -323,7 +323,7 @@ func (p *plan) grown(member string, is bool) {
 	node := "n" + strings.TrimPrefix(member, "pg-")
 	r := p.o.reports[node]
 	h := &r.Volumes[0]
-	h.Size, h.GrowsAtMount, h.Usage = 10*gib, true, h.Usage
+	h.Size, h.GrowsAtMount = 10*gib, true
 	if is {
 		h.Size, h.GrowsAtMount, h.Usage = 20*gib, false, room(5000)
 	}
