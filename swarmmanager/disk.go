@@ -47,7 +47,7 @@ func diskLevel(u api.Usage, was store.DiskLevel, percent int) store.DiskLevel {
 		if relaxed {
 			less, almost = slack, almost*3/2
 		}
-		switch used := u.Percent() + less; {
+		switch used := max(u.Percent(), u.FilesPercent()) + less; {
 		case u.Full(relaxed):
 			return 3
 		case used >= almostPercent, u.Free < min(almost, u.Size()/4):
@@ -128,6 +128,9 @@ func usageOf(o *observed, m store.Member) (api.Usage, bool) {
 }
 
 func usageWords(u api.Usage) string {
+	if u.FilesPercent() > u.Percent() {
+		return fmt.Sprintf("%.0f %% of its files in use", u.FilesPercent())
+	}
 	return fmt.Sprintf("%.0f %% of %s in use", u.Percent(), units.BytesSize(float64(u.Size())))
 }
 

@@ -167,10 +167,14 @@ func (r *memberRow) Disk() string {
 }
 func (r *memberRow) DiskLevel() string { return dash(string(r.m.Disk)) }
 
-// usageText is the part of a filesystem that is in use, such as 87% of 10GiB.
+// usageText is the part of a filesystem that is in use, such as 87% of 10GiB, or of
+// the files that it can have, if that is more.
 func usageText(u api.Usage) string {
 	if !u.Known() {
 		return "-"
+	}
+	if u.FilesPercent() > u.Percent() {
+		return fmt.Sprintf("%.0f%% of files", u.FilesPercent())
 	}
 	return fmt.Sprintf("%.0f%% of %s", u.Percent(), units.BytesSize(float64(u.Size())))
 }

@@ -24,16 +24,17 @@ func (u Usage) Known() bool { return u.Used+u.Free > 0 }
 // Size is that of the filesystem without what is kept for root, in bytes.
 func (u Usage) Size() int64 { return u.Used + u.Free }
 
-// Percent of the space, or of the files, whichever is more, that is in use.
-func (u Usage) Percent() float64 {
-	percent := 0.0
-	if u.Size() > 0 {
-		percent = 100 * float64(u.Used) / float64(u.Size())
+// Percent of the space that is in use.
+func (u Usage) Percent() float64 { return percent(u.Used, u.Size()) }
+
+// FilesPercent is how many of the files that there can be there are.
+func (u Usage) FilesPercent() float64 { return percent(u.Files-u.FilesFree, u.Files) }
+
+func percent(part, whole int64) float64 {
+	if whole <= 0 {
+		return 0
 	}
-	if u.Files > 0 {
-		percent = max(percent, 100*float64(u.Files-u.FilesFree)/float64(u.Files))
-	}
-	return percent
+	return 100 * float64(part) / float64(whole)
 }
 
 // Full tells whether a database can write no more. was: it could not; it then takes
