@@ -64,7 +64,11 @@ type agent struct {
 	news      chan struct{} // for the supervisor: answer, lease or process changed
 	urgent    chan struct{} // for the reporter: do not wait for the next tick
 	askedAt   atomic.Int64  // by the lease's clock: when the container was asked to stop; 0: it was not
+	room      room
 
+	// starved: the standby receives nothing since its volume is full, the
+	// supervisor's own.
+	starved bool
 	// diverged is the primary that the standby's data was seen not to be able to
 	// follow, the supervisor's own; "": none.
 	diverged string
@@ -89,6 +93,7 @@ func Run(ctx context.Context, config Config) error {
 		plugin: newPlugin(config.Socket),
 		news:   make(chan struct{}, 1),
 		urgent: make(chan struct{}, 1),
+		room:   room{dir: config.Data},
 	}
 	if a.processes, err = newProcesses(a.lease); err != nil {
 		return err

@@ -21,7 +21,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	agenttest.Main(stubborn{})
+	agenttest.Main(stubborn{}, hungry{})
 	os.Exit(m.Run())
 }
 

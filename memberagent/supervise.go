@@ -80,7 +80,7 @@ func (a *agent) supervise(leaving context.Context) {
 			pause = 0
 		}
 		failed = a.lease.now()
-		a.say(api.StateFailed, err.Error())
+		a.say(api.StateFailed, a.explain(err))
 		var ended *endedError
 		if pause == 0 && errors.As(err, &ended) {
 			pause = firstPause
@@ -132,10 +132,11 @@ func (a *agent) await(leaving context.Context) (context.Context, api.MemberOrder
 }
 
 // pause waits before the next turn: for d, or until the orders are others than
-// those given, the lease is over or the agent leaves.
+// those given, a volume that is full has room, the lease is over or the agent leaves.
 func (a *agent) pause(leaving, term context.Context, orders api.MemberOrders, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
+	full := a.room.isFull()
 	for {
 		select {
 		case <-leaving.Done():
@@ -145,7 +146,7 @@ func (a *agent) pause(leaving, term context.Context, orders api.MemberOrders, d 
 		case <-timer.C:
 			return
 		case <-a.news:
-			if now, _, _, _ := a.heard.last(); !sameOrders(orders, *now) {
+			if now, _, _, _ := a.heard.last(); !sameOrders(orders, *now) || full && !a.room.isFull() {
 				return
 			}
 		}
@@ -481,6 +482,7 @@ func (a *agent) probe(work context.Context, orders api.MemberOrders) Probe {
 		return Probe{}
 	}
 	before := a.status.get()
+	a.judgeRoom(&p, before)
 	a.status.change(func(s *api.MemberStatus) {
 		if !p.Up {
 			// One that has answered before hangs; it is not starting.

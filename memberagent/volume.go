@@ -58,13 +58,10 @@ func lockVolume(dir, holder string) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
-	// The words are for people; the lock is what counts.
+	// The words are for people, and on a full volume there is no space for them. The
+	// lock is what counts.
 	if err := file.Truncate(0); err == nil {
-		_, err = file.WriteAt([]byte(holder), 0)
-		if err != nil {
-			file.Close()
-			return nil, fmt.Errorf("write %s: %w", path, err)
-		}
+		_, _ = file.WriteAt([]byte(holder), 0)
 	}
 	return file, nil
 }

@@ -283,6 +283,7 @@ func planApplication(o *observed, name string, old store.Application, exists boo
 			event(is.Name, "state", "database initialized, system identifier %s", st.SystemID)
 		}
 	}
+	planDisks(o, old, &next, first, event)
 	planPrimary(o, old, &next, event)
 	planLeaving(o, &next, event)
 	planApart(o, &next, event)

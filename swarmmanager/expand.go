@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -43,6 +44,10 @@ func (m *Manager) expand(ctx context.Context, o *observed, op store.Record[store
 			return err
 		}
 	}
+	forced := map[string]uint64{}
+	if op.Value.Roll != nil {
+		forced = op.Value.Roll.Forced
+	}
 	var waiting, remount []string
 	for _, member := range app.Members {
 		v, ok := o.volumes[member.Volume]
@@ -57,6 +62,9 @@ func (m *Manager) expand(ctx context.Context, o *observed, op store.Record[store
 			continue
 		}
 		if v.Value.Owner == nil {
+			if _, soon := forced[member.Name]; soon {
+				waiting = append(waiting, member.Volume)
+			}
 			continue // at its next mount
 		}
 		held, known := heldVolume(o.reports[v.Value.Owner.Node], member.Volume)
@@ -69,6 +77,9 @@ func (m *Manager) expand(ctx context.Context, o *observed, op store.Record[store
 			waiting = append(waiting, member.Volume)
 		}
 	}
+	if down := cannotWait(app, op, remount); len(down) > 0 {
+		return m.restartAtOnce(ctx, o, op, app, down)
+	}
 	switch {
 	case len(waiting) == 0 && len(remount) > 0:
 		return m.restartThen(ctx, o, op, app, remount)
@@ -77,6 +88,62 @@ func (m *Manager) expand(ctx context.Context, o *observed, op store.Record[store
 	}
 	if steps := op.Value.Steps; len(steps) > 0 && o.now.Sub(steps[len(steps)-1].Time) > growPatience {
 		return m.fail(ctx, op, "%s not larger after %s; the size is recorded, and the volume grows at its next mount; see why: docker service logs openmanage_network", strings.Join(waiting, ", "), growPatience)
+	}
+	return nil
+}
+
+// cannotWait are those of members, whose filesystems can only grow before a mount,
+// that are restarted without a look at the others: they do not run for want of room,
+// or could not hand over for it.
+func cannotWait(app store.Application, op store.Record[store.Operation], members []string) []string {
+	var names []string
+	for _, m := range app.Members {
+		stuck := m.Name == app.Primary && gaveUp(app, op.Name) && m.Disk != store.DiskFine
+		if slices.Contains(members, m.Name) && (outOfRoom(m) || stuck) {
+			names = append(names, m.Name)
+		}
+	}
+	return names
+}
+
+// restartAtOnce restarts members that do not run for want of room, all together:
+// there is nothing to keep up and nobody to hand over to. Their volumes have grown
+// when they are mounted again.
+func (m *Manager) restartAtOnce(ctx context.Context, o *observed, op store.Record[store.Operation], app store.Application, members []string) error {
+	var state store.Roll
+	if op.Value.Roll != nil {
+		state = *op.Value.Roll
+	}
+	forced := maps.Clone(state.Forced)
+	if forced == nil {
+		forced = map[string]uint64{}
+	}
+	var begun []string
+	for _, name := range members {
+		if s, ok := service(o, app.Name, name); ok && forced[name] == 0 {
+			forced[name] = s.Spec.TaskTemplate.ForceUpdate + 1
+			begun = append(begun, name)
+		}
+	}
+	if len(begun) > 0 {
+		state.Forced = forced
+		var err error
+		// First the record, so that who takes over knows what was begun.
+		if op, err = m.step(ctx, op, "restarting "+strings.Join(begun, ", ")+", whose volumes have no room", func(v *store.Operation) { v.Roll = &state }); err != nil {
+			return err
+		}
+	}
+	for _, name := range members {
+		s, ok := service(o, app.Name, name)
+		if !ok || forced[name] == 0 {
+			continue
+		}
+		if err := m.updateService(ctx, s, store.RollRequest{}, forced[name]); err != nil {
+			return err
+		}
+	}
+	if steps := op.Value.Steps; o.now.Sub(steps[len(steps)-1].Time) > growPatience {
+		return m.fail(ctx, op, "%s not larger after %s; the size is recorded, and the volume grows at its next mount; see docker openmanage ps %s", strings.Join(members, ", "), growPatience, app.Name)
 	}
 	return nil
 }

@@ -75,13 +75,19 @@ func (l *leases) hear(node string, r api.Report) (news bool) {
 	defer l.mu.Unlock()
 	old := l.nodes[node].report
 	l.nodes[node] = heard{at: l.now(), report: r}
-	if !slices.Equal(old.Snapshots, r.Snapshots) || !slices.Equal(old.Volumes, r.Volumes) {
+	if !slices.Equal(old.Snapshots, r.Snapshots) || !slices.EqualFunc(old.Volumes, r.Volumes, sameHold) {
 		return true
 	}
 	return !slices.EqualFunc(old.Members, r.Members, func(a, b api.MemberStatus) bool {
 		return a.Member == b.Member && a.State == b.State && a.Role == b.Role && a.Healthy == b.Healthy && a.Initialized == b.Initialized &&
 			a.Term == b.Term && a.Leaving == b.Leaving && a.Streaming == b.Streaming && a.SyncNames == b.SyncNames
 	})
+}
+
+// sameHold leaves aside how full the volume is, which changes all the time.
+func sameHold(a, b api.HeldVolume) bool {
+	a.Usage, b.Usage = api.Usage{}, api.Usage{}
+	return a == b
 }
 
 // touch notes that node was given a lease otherwise than by a report.
@@ -154,6 +160,17 @@ func (l *leases) statuses() map[string]liveStatus {
 			all[s.Volume] = liveStatus{MemberStatus: s, node: node, at: h.at, age: l.now() - h.at}
 		}
 	}
+	return all
+}
+
+// volumes returns what nodes that were heard within a lease hold.
+func (l *leases) volumes() []api.LiveVolume {
+	all := []api.LiveVolume{}
+	l.each(func(node string, r api.Report) {
+		for _, v := range r.Volumes {
+			all = append(all, api.LiveVolume{HeldVolume: v, Node: node})
+		}
+	})
 	return all
 }
 

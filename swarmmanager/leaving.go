@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/openmanage/openmanage/internal/api"
 	"github.com/openmanage/openmanage/internal/store"
 )
 
@@ -26,6 +27,12 @@ func planLeaving(o *observed, app *store.Application, event eventFunc) {
 		return
 	}
 	o.lookAgain()
+	for _, m := range waiting {
+		if outOfRoom(m) && (m.Name != app.Primary || m.Role != api.RolePrimary) {
+			setLeft(app, m.Name) // it waits for room itself, and is needed by nobody
+			return
+		}
+	}
 	next := waiting[0]
 	if next.Name == app.Primary && len(waiting) > 1 {
 		next = waiting[1]

@@ -169,14 +169,21 @@ func planFailover(o *observed, old store.Application, app *store.Application, ev
 		}
 		return
 	}
-	if _, _, err := candidate(o, app, primary.Name, 0).choose(app, primary.Name); err != nil {
+	to, _, err := candidate(o, app, primary.Name, 0).choose(app, primary.Name)
+	if err != nil {
 		problem(" and nobody can take its place: %v", err)
+		return
+	}
+	full := lostToFullDisk(o, primary)
+	if kept := keptOutByFullDisk(o, app, primary, to); full && kept != "" {
+		problem("; %s; enlarge the volumes: %s", kept, expandCommand(o, app))
 		return
 	}
 	if app.NotBefore != nil && o.now.Before(*app.NotBefore) {
 		problem("; the last change was given up, the next try is at %s", app.NotBefore.Format(time.TimeOnly))
 		return
 	}
+	app.DiskFailover = app.DiskFailover || full
 	beginHandover(o, app, store.Handover{From: primary.Name, Reason: why})
 	event(primary.Name, "failover", "primary lost: %s; choosing another", why)
 }

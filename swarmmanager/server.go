@@ -288,5 +288,6 @@ func (m *Manager) status(ctx context.Context, _ swarmpki.Peer, _ *http.Request, 
 		member := api.LiveMember{MemberStatus: s.MemberStatus, Node: s.node, Hostname: n.Hostname, Addr: n.Addr, Age: s.age}
 		live.Members = append(live.Members, member)
 	}
+	live.Volumes = m.leases.volumes()
 	return live, nil
 }

@@ -9,8 +9,10 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
 
 	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/diskusage"
 )
 
 // softFence is how long before the end of its lease an engine must have stopped,
@@ -203,7 +205,32 @@ func (h *hold) setProblem(problem string) {
 }
 
 // reported is the hold as the leader hears of it.
-func (h *hold) reported() api.HeldVolume {
+func (h *hold) reported(target string) api.HeldVolume {
+	usage := h.usage(target) // not under the lock: it is a look at a filesystem
+	r := h.state()
+	r.Usage = usage
+	return r
+}
+
+// usage measures the filesystem on target, if it is this hold's: what is mounted
+// there may have come or gone meanwhile.
+func (h *hold) usage(target string) api.Usage {
+	h.mu.Lock()
+	measured, device := h.mounted && h.fenced == "" && !h.leaving, unix.Mkdev(h.major, h.minor)
+	h.mu.Unlock()
+	var st unix.Stat_t
+	if !measured {
+		return api.Usage{}
+	}
+	usage, err := diskusage.Of(target)
+	if err != nil || unix.Stat(target, &st) != nil || st.Dev != device {
+		return api.Usage{}
+	}
+	return usage
+}
+
+// state is what is reported without a look at the filesystem.
+func (h *hold) state() api.HeldVolume {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return api.HeldVolume{Name: h.volume.Name, Epoch: h.epoch, MountID: h.mountID, Mounted: h.mounted, Size: h.size, GrowsAtMount: h.remount, Problem: h.problem}

@@ -186,7 +186,7 @@ func (p *plugin) buildReport() api.Report {
 	}
 	for _, v := range p.all() {
 		if h := v.holding(); h != nil {
-			r.Volumes = append(r.Volumes, h.reported())
+			r.Volumes = append(r.Volumes, h.reported(p.target(v.name)))
 		}
 	}
 	p.mu.Lock()

@@ -35,7 +35,7 @@ func (v *heldVolume) grow(o api.GrowOrder) {
 		return
 	}
 	defer end()
-	if r := h.reported(); r.Size >= o.Size || r.GrowsAtMount {
+	if r := h.state(); r.Size >= o.Size || r.GrowsAtMount {
 		return
 	}
 	ctx, cancel := context.WithTimeout(h.ctx, orderTimeout)

@@ -171,6 +171,7 @@ func TestPS(t *testing.T) {
 	app := pg(time.Hour)
 	app.Members[1].Pinned = true
 	app.Members[2].Healthy, app.Members[2].State, app.Members[2].Message = false, api.StateWaiting, "volume pg-3 is held by pg_3.1 on node1"
+	app.Members[1].Disk, app.Members[2].Disk = store.DiskAlmostFull, store.DiskFull
 	app.Problems = []string{`label openmanage.sync.mode="maybe": expected quorum or off`}
 	fakeswarm.Put(t, docker, store.KindApplication, "pg", app)
 	s := session{docker: docker}
@@ -180,6 +181,12 @@ func TestPS(t *testing.T) {
 
 	err := s.run(t, "ps", "gp")
 	assert.ErrorContains(t, err, "no such application: gp; did you mean \"pg\"?\nSee what there is with: docker openmanage ls")
+}
+
+func TestUsageIsOfSpaceOrOfFiles(t *testing.T) {
+	assert.Equal(t, usageText(api.Usage{}), "-")
+	assert.Equal(t, usageText(api.Usage{Used: 87 << 30, Free: 13 << 30, Files: 100, FilesFree: 90}), "87% of 100GiB")
+	assert.Equal(t, usageText(api.Usage{Used: 87 << 30, Free: 13 << 30, Files: 100, FilesFree: 3}), "97% of files")
 }
 
 func volume(name, application string, owner *api.Owner) api.Volume {

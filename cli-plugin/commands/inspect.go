@@ -45,6 +45,7 @@ type inspection struct {
 	store.Application
 	Volumes []api.Volume     `json:"volumes"`
 	Live    []api.LiveMember `json:"live"` // what the agents say now; empty if no manager answers
+	Held    []api.LiveVolume `json:"held"` // its volumes as the nodes that have mounted them see them now
 	// Parameters and Services are what is deployed, the desired state.
 	Parameters map[string]string `json:"parameters"`
 	Services   []string          `json:"services"`
@@ -72,7 +73,7 @@ func inspectApplication(ctx context.Context, dockerCLI command.Cli, name string,
 		return nil, err
 	}
 	found := &inspection{
-		Application: app, Live: []api.LiveMember{}, Parameters: map[string]string{},
+		Application: app, Live: []api.LiveMember{}, Held: []api.LiveVolume{}, Parameters: map[string]string{},
 		Services: []string{}, Events: []store.Event{},
 	}
 	if found.Volumes, err = volumesOf(ctx, dockerCLI, name); err != nil {
@@ -81,6 +82,13 @@ func inspectApplication(ctx context.Context, dockerCLI command.Cli, name string,
 	for _, m := range status.Members {
 		if m.Application == name {
 			found.Live = append(found.Live, m)
+		}
+	}
+	for _, v := range found.Volumes {
+		for _, held := range status.Volumes {
+			if held.Name == v.Name {
+				found.Held = append(found.Held, held)
+			}
 		}
 	}
 	services, err := stackdeploy.Services(ctx, dockerCLI.Client(), name)

@@ -62,13 +62,14 @@ func runPS(ctx context.Context, dockerCLI command.Cli, o psOptions) error {
 	for _, m := range app.Members {
 		r := &memberRow{m: m, removed: app.Removed != nil}
 		r.live, r.known = live.Member(status, m.Name)
+		r.usage, _ = live.Usage(status, m.Volume)
 		rows = append(rows, r)
 	}
 	quiet := ""
 	if o.quiet {
 		quiet = "{{.Member}}"
 	}
-	err = writeTable(dockerCLI, o.format, `{{.Member}}\t{{.Role}}\t{{.Node}}\t{{.State}}\t{{.Timeline}}\t{{.Sync}}\t{{.Lag}}\t{{.Volume}}\t{{.Since}}\t{{.Message}}`, quiet, newMemberRow(), rows)
+	err = writeTable(dockerCLI, o.format, `{{.Member}}\t{{.Role}}\t{{.Node}}\t{{.State}}\t{{.Timeline}}\t{{.Sync}}\t{{.Lag}}\t{{.Disk}}\t{{.Volume}}\t{{.Since}}\t{{.Message}}`, quiet, newMemberRow(), rows)
 	if app.Removed != nil {
 		fmt.Fprintf(dockerCLI.Err(), "%s was removed %s; its volumes are kept. Take them up again with: docker openmanage create %s %s\n", app.Name, ago(*app.Removed), app.Type, app.Name)
 	}
@@ -89,6 +90,7 @@ type memberRow struct {
 	m       store.Member
 	live    api.LiveMember
 	known   bool // live
+	usage   api.Usage
 	removed bool
 }
 
@@ -96,7 +98,7 @@ func newMemberRow() *memberRow {
 	return &memberRow{HeaderContext: formatter.HeaderContext{Header: formatter.SubHeaderContext{
 		"Member": "MEMBER", "Role": "ROLE", "Node": "NODE", "State": "STATE", "Health": "HEALTH", "Lag": "LAG", "LagBytes": "LAG BYTES",
 		"Volume": "VOLUME", "Since": "SINCE", "SinceAt": "SINCE", "Message": "MESSAGE", "Service": "SERVICE", "Pinned": "PINNED", "Version": "VERSION",
-		"Sync": "SYNC", "Timeline": "TIMELINE", "LagSeconds": "LAG SECONDS",
+		"Sync": "SYNC", "Timeline": "TIMELINE", "LagSeconds": "LAG SECONDS", "Disk": "DISK", "DiskLevel": "DISK LEVEL",
 	}}}
 }
 
@@ -155,6 +157,27 @@ func (r *memberRow) LagSeconds() string {
 	}
 	return fmt.Sprintf("%.1f", r.live.LagSeconds)
 }
+
+// Disk is how full the member's volume is.
+func (r *memberRow) Disk() string {
+	if usage := usageText(r.usage); usage != "-" {
+		return usage
+	}
+	return dash(string(r.m.Disk))
+}
+func (r *memberRow) DiskLevel() string { return dash(string(r.m.Disk)) }
+
+// usageText is the part of a filesystem that is in use, such as 87% of 10GiB, or of
+// the files that it can have, if that is more.
+func usageText(u api.Usage) string {
+	if !u.Known() {
+		return "-"
+	}
+	if u.FilesPercent() > u.Percent() {
+		return fmt.Sprintf("%.0f%% of files", u.FilesPercent())
+	}
+	return fmt.Sprintf("%.0f%% of %s", u.Percent(), units.BytesSize(float64(u.Size())))
+}
 func (r *memberRow) Volume() string { return r.m.Volume }
 func (r *memberRow) Since() string  { return ago(r.m.Since) }
 func (r *memberRow) SinceAt() string {
@@ -168,6 +191,9 @@ func (r *memberRow) Message() string {
 	}
 	if r.m.Message != "" {
 		parts = append(parts, r.m.Message)
+	}
+	if level := string(r.m.Disk); level != "" && !strings.Contains(r.m.Message, "volume "+r.m.Volume+" is "+level) {
+		parts = append(parts, "its volume is "+level)
 	}
 	return strings.Join(parts, "; ")
 }

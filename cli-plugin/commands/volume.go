@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/openmanage/openmanage/cli-plugin/internal/claim"
+	"github.com/openmanage/openmanage/cli-plugin/internal/live"
 	"github.com/openmanage/openmanage/cli-plugin/internal/preflight"
 	"github.com/openmanage/openmanage/internal/api"
 	"github.com/openmanage/openmanage/internal/store"
@@ -70,27 +71,37 @@ func runVolumeList(ctx context.Context, dockerCLI command.Cli, o volumeListOptio
 	for _, n := range nodes {
 		hostnames[n.Value.ID] = n.Value.Hostname
 	}
+	var status api.LiveStatus
+	if !o.quiet {
+		liveCtx, cancel := context.WithTimeout(ctx, livePatience)
+		status, _ = live.Read(liveCtx, docker) // without it the use is "-"
+		cancel()
+	}
 	rows := make([]*volumeRow, 0, len(volumes))
 	for _, v := range volumes {
-		rows = append(rows, &volumeRow{v: v.Value, hostnames: hostnames})
+		r := &volumeRow{v: v.Value, hostnames: hostnames}
+		r.usage, _ = live.Usage(status, v.Value.Name)
+		rows = append(rows, r)
 	}
 	quiet := ""
 	if o.quiet {
 		quiet = "{{.Name}}"
 	}
-	return writeTable(dockerCLI, o.format, `{{.Name}}\t{{.Member}}\t{{.Size}}\t{{.Filesystem}}\t{{.Node}}\t{{.State}}\t{{.CreatedSince}}`, quiet, newVolumeRow(), rows)
+	return writeTable(dockerCLI, o.format, `{{.Name}}\t{{.Member}}\t{{.Size}}\t{{.Used}}\t{{.Filesystem}}\t{{.Node}}\t{{.State}}\t{{.CreatedSince}}`, quiet, newVolumeRow(), rows)
 }
 
 type volumeRow struct {
 	formatter.HeaderContext
 	v         api.Volume
 	hostnames map[string]string
+	usage     api.Usage
 }
 
 func newVolumeRow() *volumeRow {
 	return &volumeRow{HeaderContext: formatter.HeaderContext{Header: formatter.SubHeaderContext{
 		"Name": "VOLUME", "Application": "APPLICATION", "Member": "MEMBER", "Size": "SIZE", "Filesystem": "FS", "Backend": "BACKEND",
 		"Node": "NODE", "LastNode": "LAST NODE", "Task": "TASK", "State": "STATE", "Epoch": "EPOCH", "CreatedSince": "CREATED", "CreatedAt": "CREATED AT",
+		"Used": "USED", "UsedBytes": "USED BYTES", "FreeBytes": "FREE BYTES",
 	}}}
 }
 
@@ -101,8 +112,13 @@ func (r *volumeRow) Name() string        { return r.v.Name }
 func (r *volumeRow) Application() string { return dash(r.v.Application) }
 func (r *volumeRow) Member() string      { return dash(r.v.Member) }
 func (r *volumeRow) Size() string        { return stacks.FormatSize(r.v.Size) }
-func (r *volumeRow) Filesystem() string  { return r.v.Filesystem }
-func (r *volumeRow) Backend() string     { return r.v.Backend }
+
+// Used is how full its filesystem is, which is a little smaller than the volume.
+func (r *volumeRow) Used() string       { return usageText(r.usage) }
+func (r *volumeRow) UsedBytes() string  { return fmt.Sprint(r.usage.Used) }
+func (r *volumeRow) FreeBytes() string  { return fmt.Sprint(r.usage.Free) }
+func (r *volumeRow) Filesystem() string { return r.v.Filesystem }
+func (r *volumeRow) Backend() string    { return r.v.Backend }
 
 // Node is the one that has it attached.
 func (r *volumeRow) Node() string {

@@ -38,6 +38,7 @@ const (
 	LabelSyncMode    = "openmanage.sync.mode"       // quorum (default: from 3 members on), strict (from 2 on), off
 	LabelFailover    = "openmanage.failover.enable" // true (default), false: no member is made the primary by itself
 	LabelLease       = "openmanage.failover.lease"  // LeaseDuration (default) to MaxLease: after how long a silent node has lost the member
+	LabelAlertDisk   = "openmanage.alert.disk"      // percent of a volume's space from which on its use is reported; default 85
 	LabelParameters  = "openmanage.parameters"      // --set parameters as JSON, for create to compare
 
 	LabelUpgradeOrder = "openmanage.upgrade.order"      // primary-last (default), primary-first

@@ -46,6 +46,8 @@ type HeldVolume struct {
 	GrowsAtMount bool `json:"growsAtMount,omitempty"`
 	// Problem is why an order about the volume could not be carried out.
 	Problem string `json:"problem,omitempty"`
+	// Usage of the mounted filesystem, as it was when the report was made.
+	Usage
 }
 
 // ReportAnswer renews leases and carries what the node is to do.
@@ -330,7 +332,14 @@ type ExecRequest struct {
 type LiveStatus struct {
 	Leader   string       `json:"leader"` // hostname
 	Members  []LiveMember `json:"members"`
+	Volumes  []LiveVolume `json:"volumes"`
 	Problems []string     `json:"problems,omitempty"`
+}
+
+// LiveVolume is a volume as the node that holds it saw it last.
+type LiveVolume struct {
+	HeldVolume
+	Node string `json:"node"` // ID
 }
 
 // LiveMember is the newest word of a member.

@@ -69,6 +69,12 @@ type Application struct {
 	Floor       *Promotion `json:"floor,omitempty"`
 	// NotBefore is until when no failover begins, after one that was given up.
 	NotBefore *time.Time `json:"notBefore,omitempty"`
+	// DiskFailover: another was made the primary because the former one's volume was
+	// full, and a volume still is: it is not done twice.
+	DiskFailover bool `json:"diskFailover,omitempty"`
+	// StorageLow are the folders (api.Volume.Location) of its volumes that have little
+	// room left.
+	StorageLow []string `json:"storageLow,omitempty"`
 	// Initialized: the database was made once. An empty data directory is an
 	// error from then on.
 	Initialized bool   `json:"initialized"`
@@ -143,9 +149,11 @@ type Member struct {
 	// Address is its IP address in the application's network.
 	Address string `json:"address,omitempty"`
 	// Leaving: it is to stop and waits for its turn; Left: it was told that it is.
-	Leaving bool      `json:"leaving,omitempty"`
-	Left    bool      `json:"left,omitempty"`
-	Since   time.Time `json:"since"` // of Node, Role, State and Healthy together
+	Leaving bool `json:"leaving,omitempty"`
+	Left    bool `json:"left,omitempty"`
+	// Disk is how full its volume was when it was measured last.
+	Disk  DiskLevel `json:"disk,omitempty"`
+	Since time.Time `json:"since"` // of Node, Role, State and Healthy together
 	// Fenced: a user has stopped its server; nil: nobody has.
 	Fenced *Fence `json:"fenced,omitempty"`
 	// Aside is the operation for which commits are not to wait for it, though it may
@@ -166,6 +174,16 @@ func (f Fence) String() string {
 	return "fenced by " + f.By + " since " + f.Since.UTC().Format("2006-01-02 15:04:05 UTC")
 }
 
+// DiskLevel is how full a volume is, in the words that people read.
+type DiskLevel string
+
+const (
+	DiskFine       DiskLevel = ""
+	DiskFilling    DiskLevel = "filling up"
+	DiskAlmostFull DiskLevel = "almost full"
+	DiskFull       DiskLevel = "full"
+)
+
 // Events is the history of an application, oldest first, the last MaxEvents.
 type Events struct {
 	Events []Event `json:"events"`
@@ -179,7 +197,7 @@ const MaxEvents = 200
 type Event struct {
 	Time   time.Time `json:"time"`
 	Member string    `json:"member,omitempty"`
-	Kind   string    `json:"kind"` // created, moved, state, failover, switchover, fence, rebuild, removed
+	Kind   string    `json:"kind"` // created, moved, state, alert, failover, switchover, fence, rebuild, removed
 	Text   string    `json:"text"`
 }
 
@@ -319,6 +337,9 @@ type Roll struct {
 	// member is restarted; Pulled: that is over.
 	Pulling *time.Time `json:"pulling,omitempty"`
 	Pulled  bool       `json:"pulled,omitempty"`
+	// Forced are the ForceUpdates of members that were restarted at once, since
+	// they could not run before their volumes had grown.
+	Forced map[string]uint64 `json:"forced,omitempty"`
 }
 
 // Operation is a longer piece of work: what was asked, by whom, and how far it is.

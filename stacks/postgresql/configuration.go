@@ -65,12 +65,7 @@ func (s *server) configure(dir string, role api.Role, orders api.MemberOrders) (
 		{"pg_ident.conf", s.ident()},
 	}
 	for _, file := range files {
-		path := filepath.Join(dir, file.name)
-		// Each write waits for the disk, and a promotion for each write.
-		if have, err := os.ReadFile(path); err == nil && string(have) == file.text {
-			continue
-		}
-		if err := s.write(path, file.text); err != nil {
+		if err := s.keep(filepath.Join(dir, file.name), file.text); err != nil {
 			return "", err
 		}
 	}
@@ -226,7 +221,7 @@ func (s *server) passfile() string { return filepath.Join(s.volume, passfileName
 // writePassfile writes the replicator's password where libpq takes it from. A
 // password in primary_conninfo could be read with SHOW.
 func (s *server) writePassfile() error {
-	return s.write(s.passfile(), passLine(replicator, s.replicatorPassword))
+	return s.keep(s.passfile(), passLine(replicator, s.replicatorPassword))
 }
 
 func passLine(user, password string) string {
@@ -280,6 +275,18 @@ func (s *server) cleanAuto(path string) error {
 	return s.write(path, kept.String())
 }
 
+// keep is write for a file that may be as it should be: each write waits for the
+// disk, and a promotion for each write, and on a full volume none succeeds.
+func (s *server) keep(path, text string) error {
+	var stat unix.Stat_t
+	if err := unix.Lstat(path, &stat); err == nil && stat.Uid == s.credential.Uid && stat.Mode == unix.S_IFREG|0o600 {
+		if have, err := os.ReadFile(path); err == nil && string(have) == text {
+			return nil
+		}
+	}
+	return s.write(path, text)
+}
+
 // write replaces a file of the server by one that is whole on the disk, readable
 // by the server's user alone.
 func (s *server) write(path, text string) error {
@@ -302,6 +309,7 @@ func (s *server) write(path, text string) error {
 		return os.Rename(temporary, path)
 	}()
 	if err != nil {
+		_ = os.Remove(temporary) // it takes space, perhaps the last
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return syncDir(filepath.Dir(path))

@@ -36,6 +36,15 @@ func Member(s api.LiveStatus, name string) (api.LiveMember, bool) {
 	return s.Members[i], true
 }
 
+// Usage returns how full a volume is that some node has mounted, or false.
+func Usage(s api.LiveStatus, volume string) (api.Usage, bool) {
+	i := slices.IndexFunc(s.Volumes, func(v api.LiveVolume) bool { return v.Name == volume && v.Known() })
+	if i < 0 {
+		return api.Usage{}, false
+	}
+	return s.Volumes[i].Usage, true
+}
+
 // StatusCommand is run in the manager's container for api.LiveStatus.
 func StatusCommand() []string { return []string{"openmanage", "status", "--json"} }
 
