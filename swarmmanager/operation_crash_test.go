@@ -90,7 +90,7 @@ func (w *world) manager() *Manager {
 	m := &Manager{services: mortal, log: hclog.NewNullLogger(), store: store.New(mortal), cluster: swarm.New(&fakeSwarm{})}
 	m.leadership = newLeadership("m1", "test", bootClock)
 	m.leadership.leading, m.leadership.lastBeat = true, bootClock()+time.Hour
-	m.leases, m.nodes = newLeases(bootClock), newNodeView(m.cluster)
+	m.leases, m.pulls, m.nodes = newLeases(bootClock), newPulls(bootClock), newNodeView(m.cluster)
 	m.volumes = &volumes{store: m.store, cluster: m.cluster, leases: m.leases, leadership: m.leadership, nodes: m.nodes, now: bootClock, log: m.log}
 	m.apps = newApplications(m)
 	return m
@@ -158,6 +158,11 @@ func (w *world) round(m *Manager) error {
 	for _, order := range orders {
 		w.members[order.Name].snapshots = append(w.members[order.Name].snapshots, order.Device)
 	}
+	var helper api.HelperReport
+	for _, order := range m.pulls.orders("n1") {
+		helper.Pulls = append(helper.Pulls, api.PullResult{PullOrder: order, Done: true})
+	}
+	m.leases.hearHelper("n1", helper)
 	records, err := store.List[store.Application](ctx, m.store, store.KindApplication)
 	if err != nil {
 		return err
