@@ -66,9 +66,9 @@ type agent struct {
 	askedAt   atomic.Int64  // by the lease's clock: when the container was asked to stop; 0: it was not
 	room      room
 
-	// starved: the standby receives nothing since its volume is full, the
-	// supervisor's own.
-	starved bool
+	// stuck: the server has ended, or receives nothing any more, since its volume is
+	// full, the supervisor's own.
+	stuck bool
 	// diverged is the primary that the standby's data was seen not to be able to
 	// follow, the supervisor's own; "": none.
 	diverged string

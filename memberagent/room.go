@@ -31,7 +31,9 @@ func (r *room) isFull() bool {
 // explain says why a turn has failed, first that there is no space, if so: what a
 // server says of its end is in its own log.
 func (a *agent) explain(err error) string {
-	if !a.room.isFull() && !errors.Is(err, unix.ENOSPC) {
+	full := a.room.isFull()
+	a.stuck = full
+	if !full && !errors.Is(err, unix.ENOSPC) {
 		return err.Error()
 	}
 	return a.fullMessage() + "; " + err.Error()
@@ -45,17 +47,20 @@ func (a *agent) fullMessage() string {
 // before is what was reported last.
 func (a *agent) judgeRoom(p *Probe, before api.MemberStatus) {
 	if !a.room.isFull() {
-		a.starved = false
+		a.stuck = false
 		return
 	}
-	// A standby's receiver ends when it cannot make the next file of the log, connects
-	// anew and ends again. The primary is not to count on it at each try.
-	a.starved = a.starved || before.Streaming && !p.Streaming
+	// A server that cannot make the next file of its log ends, comes up, and ends
+	// again; a standby's receiver connects anew and ends again. Each time all seems
+	// well for a moment, and nobody is to count on it.
+	a.stuck = a.stuck || before.State == api.StateRunning && !p.Up || before.Streaming && !p.Streaming
 	switch {
 	case !p.Up:
 		p.Message = a.fullMessage() + "; " + p.Message
-	case a.starved && p.Role == api.RoleStandby:
+	case a.stuck && p.Role == api.RoleStandby:
 		p.Healthy, p.Streaming, p.Message = false, false, a.fullMessage()+"; it receives nothing any more"
+	case a.stuck:
+		p.Healthy, p.Message = false, a.fullMessage()+"; it has ended for it"
 	case p.Healthy && p.Message == "":
 		p.Message = a.fullMessage()
 	}

@@ -20,7 +20,8 @@ import (
 )
 
 // hungry is stubborn, but its server needs 8 MiB of space, and ends without. Its
-// standby streams while the file streaming is beside the volume.
+// standby streams while the file streaming is beside the volume, and it does not
+// answer while the file down is there.
 type hungry struct{}
 
 func (hungry) Name() string { return "hungry" }
@@ -47,7 +48,8 @@ func (s *hungryServer) Probe(ctx context.Context, o api.MemberOrders) memberagen
 		p.Streaming, p.Healthy = err == nil, err == nil
 	}
 	_, err := os.Stat(s.path("log"))
-	p.Up = p.Up && err == nil
+	_, hangs := os.Stat(s.path("../down"))
+	p.Up = p.Up && err == nil && hangs != nil
 	return p
 }
 
@@ -120,7 +122,7 @@ func TestAServerThatEndsForWantOfRoomSaysSoAndIsBackWithRoom(t *testing.T) {
 	assert.Assert(t, time.Since(began) < 7*time.Second, "it waited out its pause of 8 s: %s", time.Since(began))
 }
 
-func TestAPrimaryThatRunsOnAFullVolumeStaysHealthyAndSaysSo(t *testing.T) {
+func TestAPrimaryThatRunsOnAFullVolumeIsHealthyUntilItFails(t *testing.T) {
 	t.Parallel()
 	m := smallVolume(t, api.RolePrimary, 10)
 	m.Order(alone)
@@ -128,6 +130,19 @@ func TestAPrimaryThatRunsOnAFullVolumeStaysHealthyAndSaysSo(t *testing.T) {
 	m.Await("a word of the volume", func(s api.MemberStatus) bool {
 		return running(s) && strings.HasPrefix(s.Message, "volume pg-1 is full, enlarge it with")
 	})
+	down := filepath.Join(filepath.Dir(m.Volume), "down")
+	assert.NilError(t, os.WriteFile(down, nil, 0o600))
+	m.Await("that it does not answer", func(s api.MemberStatus) bool { return !s.Healthy })
+	assert.NilError(t, os.Remove(down))
+	m.Await("that it is up again for a moment", func(s api.MemberStatus) bool { return s.Role == api.RolePrimary && !s.Healthy })
+	for range 6 {
+		m.Await("the same", func(s api.MemberStatus) bool {
+			assert.Check(t, !s.Healthy && strings.Contains(s.Message, "it has ended for it"), "%+v", s)
+			return true
+		})
+	}
+	assert.NilError(t, os.Remove(filepath.Join(m.Volume, "filler")))
+	m.Await("that it is well", func(s api.MemberStatus) bool { return running(s) && s.Message == "" })
 }
 
 func TestAStandbyThatCanReceiveNoMoreIsNotCountedOnAtEachTry(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/openmanage/openmanage/internal/api"
 	"github.com/openmanage/openmanage/internal/store"
 )
 
@@ -28,8 +27,8 @@ func planLeaving(o *observed, app *store.Application, event eventFunc) {
 	}
 	o.lookAgain()
 	for _, m := range waiting {
-		if outOfRoom(m) && (m.Name != app.Primary || m.Role != api.RolePrimary) {
-			setLeft(app, m.Name) // it waits for room itself, and is needed by nobody
+		if outOfRoom(m) {
+			setLeft(app, m.Name) // it waits for room itself, and could not hand over
 			return
 		}
 	}
