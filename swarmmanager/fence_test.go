@@ -407,3 +407,20 @@ func TestAVoterLeavesOnlyWhenOneThatStaysHasWhatItAcknowledged(t *testing.T) {
 	assert.DeepEqual(t, s.app.Voters, []string{"pg-3"})
 	assert.Equal(t, s.operation(name).State, store.OperationDone, fmt.Sprint(s.operation(name)))
 }
+
+// Who is fenced starts no server, whatever the others do.
+func TestAFencedMemberKeepsNobodyFromStartingOrLeaving(t *testing.T) {
+	s := newOperated(t)
+	s.ask(store.OperationFence, "pg-2", false)
+	s.rounds(20)
+	assert.Assert(t, s.is("pg-2").Fenced != nil)
+	name := store.OperationName("pg")
+	_, err := store.Create(t.Context(), s.m.store, store.KindOperation, name, store.Operation{Kind: store.OperationStart, Target: "pg", State: store.OperationRequested, Request: "{}"})
+	assert.NilError(t, err)
+	s.rounds(2)
+	assert.Equal(t, s.operation(name).State, store.OperationDone)
+
+	s.says("pg-3", func(st *api.MemberStatus) { st.Leaving = true })
+	s.rounds(1)
+	assert.Assert(t, s.is("pg-3").Left, "it is its turn")
+}
