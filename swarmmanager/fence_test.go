@@ -305,13 +305,7 @@ func TestAFenceIsCompleteThoughTheNodeIsSilent(t *testing.T) {
 func TestAStandbyIsRebuiltWhenCommitsNoLongerWaitForIt(t *testing.T) {
 	s := newOperated(t)
 	name := s.ask(store.OperationRebuild, "pg-2", false)
-	for range 40 {
-		s.rounds(1)
-		if s.orders("pg-2").Rebuild != "" {
-			break
-		}
-	}
-	assert.Equal(t, s.orders("pg-2").Rebuild, name)
+	s.untilOrdered(name)
 	assert.DeepEqual(t, s.app.Voters, []string{"pg-3"})
 	s.away("pg-2")
 	s.rounds(3)
@@ -332,9 +326,7 @@ func TestAStandbyIsRebuiltWhenCommitsNoLongerWaitForIt(t *testing.T) {
 func TestARebuildThatIsCancelledIsForgottenWhenItsOrderIsVoid(t *testing.T) {
 	s := newOperated(t)
 	name := s.ask(store.OperationRebuild, "pg-2", false)
-	for s.orders("pg-2").Rebuild == "" {
-		s.rounds(1)
-	}
+	s.untilOrdered(name)
 	s.cancel(name)
 	s.rounds(2)
 	assert.Equal(t, s.orders("pg-2").Rebuild, "")
@@ -342,6 +334,18 @@ func TestARebuildThatIsCancelledIsForgottenWhenItsOrderIsVoid(t *testing.T) {
 	s.rounds(int(voterPatience/time.Second) + 1)
 	assert.Equal(t, s.operation(name).State, store.OperationCancelled)
 	assert.Equal(t, s.is("pg-2").Aside, "")
+}
+
+// untilOrdered is until pg-2 has the order to replace its data.
+func (s *operated) untilOrdered(name string) {
+	s.t.Helper()
+	for range 40 {
+		if s.orders("pg-2").Rebuild == name {
+			return
+		}
+		s.rounds(1)
+	}
+	s.t.Fatalf("pg-2 does not get the order: %+v", s.operation(name))
 }
 
 func (s *operated) cancel(name string) {
@@ -402,4 +406,21 @@ func TestAVoterLeavesOnlyWhenOneThatStaysHasWhatItAcknowledged(t *testing.T) {
 	s.rounds(4)
 	assert.DeepEqual(t, s.app.Voters, []string{"pg-3"})
 	assert.Equal(t, s.operation(name).State, store.OperationDone, fmt.Sprint(s.operation(name)))
+}
+
+// Who is fenced starts no server, whatever the others do.
+func TestAFencedMemberKeepsNobodyFromStartingOrLeaving(t *testing.T) {
+	s := newOperated(t)
+	s.ask(store.OperationFence, "pg-2", false)
+	s.rounds(20)
+	assert.Assert(t, s.is("pg-2").Fenced != nil)
+	name := store.OperationName("pg")
+	_, err := store.Create(t.Context(), s.m.store, store.KindOperation, name, store.Operation{Kind: store.OperationStart, Target: "pg", State: store.OperationRequested, Request: "{}"})
+	assert.NilError(t, err)
+	s.rounds(2)
+	assert.Equal(t, s.operation(name).State, store.OperationDone)
+
+	s.says("pg-3", func(st *api.MemberStatus) { st.Leaving = true })
+	s.rounds(1)
+	assert.Assert(t, s.is("pg-3").Left, "it is its turn")
 }

@@ -481,7 +481,7 @@ func planVoters(o *observed, app *store.Application) {
 	settled := heard && s.Healthy && s.Term == app.Term && app.SyncSince != nil && o.now.Sub(*app.SyncSince) >= voterPatience
 	// What one that leaves has acknowledged alone, one that stays must have by now:
 	// another can follow and yet be far behind.
-	settled = settled && slices.ContainsFunc(streaming, func(name string) bool {
+	covered := slices.ContainsFunc(streaming, func(name string) bool {
 		m, _ := memberOf(app, name)
 		standby, _ := o.word(m)
 		return standby.Timeline == s.Timeline && standby.Position >= s.Position
@@ -491,7 +491,10 @@ func planVoters(o *observed, app *store.Application) {
 			continue
 		}
 		if !slices.Contains(app.Sync, name) && settled && !slices.Contains(strings.Split(s.SyncNames, ","), name) {
-			continue // the primary has not waited for it for long
+			if covered {
+				continue // the primary has not waited for it for long
+			}
+			o.lookAgain()
 		}
 		voters = append(voters, name)
 	}

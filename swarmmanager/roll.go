@@ -69,7 +69,11 @@ func (m *Manager) rollOn(ctx context.Context, o *observed, op store.Record[store
 		return m.end(ctx, op, store.OperationCancelled, doneSoFar(state))
 	}
 	if problem := fencedMembers(app); problem != "" {
-		return m.fail(ctx, op, "%s; %s", problem, doneSoFar(state))
+		if len(state.Done) == 0 {
+			return m.fail(ctx, op, "not begun: %s", problem)
+		}
+		_, err := m.step(ctx, op, "waiting: "+problem) // it was fenced while this waited for its window
+		return err
 	}
 	if _, err := parseWindow(app.Window); err != nil && app.Window != "" && !req.Now && betweenMembers(op.Value) {
 		return m.fail(ctx, op, "label %s: %v; mend it, or ask again with --now; %s", api.LabelWindow, err, doneSoFar(state))
