@@ -90,7 +90,7 @@ func (w *world) manager() *Manager {
 	m := &Manager{services: mortal, log: hclog.NewNullLogger(), store: store.New(mortal), cluster: swarm.New(&fakeSwarm{})}
 	m.leadership = newLeadership("m1", "test", bootClock)
 	m.leadership.leading, m.leadership.lastBeat = true, bootClock()+time.Hour
-	m.leases, m.nodes = newLeases(bootClock), newNodeView(m.cluster)
+	m.leases, m.nodes, m.pulls = newLeases(bootClock), newNodeView(m.cluster), newPulls(bootClock)
 	m.volumes = &volumes{store: m.store, cluster: m.cluster, leases: m.leases, leadership: m.leadership, nodes: m.nodes, now: bootClock, log: m.log}
 	m.apps = newApplications(m)
 	return m
@@ -150,6 +150,11 @@ func (w *world) round(m *Manager) error {
 		}
 	}
 	o.reports["n1"] = report
+	var pulled []api.PullResult
+	for _, order := range m.pulls.orders("n1") {
+		pulled = append(pulled, api.PullResult{PullOrder: order, Done: true})
+	}
+	m.leases.hearHelper("n1", api.HelperReport{Pulls: pulled})
 	var err error
 	if o.volumes, err = m.volumes.all(ctx); err != nil {
 		return err

@@ -66,7 +66,7 @@ func newRolling(t *testing.T) *rollingTest {
 	docker, err := client.New(client.WithHost("tcp://" + strings.TrimPrefix(engine.URL, "http://")))
 	assert.NilError(t, err)
 	now := func() time.Duration { return r.clock }
-	r.m = &Manager{docker: docker, log: hclog.NewNullLogger(), store: store.New(&storetest.Configs{}), leases: newLeases(now), pulls: newPulls(now)}
+	r.m = &Manager{docker: docker, services: docker, log: hclog.NewNullLogger(), store: store.New(&storetest.Configs{}), leases: newLeases(now), pulls: newPulls(now)}
 	r.o.precise = at(t, "2026-11-27T12:00Z") // a Friday
 	r.step()
 	return r
