@@ -150,6 +150,11 @@ func (w *world) round(m *Manager) error {
 		}
 	}
 	o.reports["n1"] = report
+	var pulled []api.PullResult
+	for _, order := range m.pulls.orders("n1") {
+		pulled = append(pulled, api.PullResult{PullOrder: order, Done: true})
+	}
+	m.leases.hearHelper("n1", api.HelperReport{Pulls: pulled})
 	var err error
 	if o.volumes, err = m.volumes.all(ctx); err != nil {
 		return err

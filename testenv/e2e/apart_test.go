@@ -10,7 +10,6 @@ import (
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
 
-	"github.com/openmanage/openmanage/testenv/cluster"
 	"github.com/openmanage/openmanage/testenv/product"
 )
 
@@ -23,11 +22,11 @@ func TestMembersAreKeptApart(t *testing.T) {
 	nodes := s.c.Nodes()[:3]
 	t.Cleanup(func() {
 		for _, n := range nodes {
-			s.available(t, context.WithoutCancel(ctx), n, "active")
+			assert.Check(t, s.Availability(context.WithoutCancel(ctx), n, "active"))
 		}
 	})
-	s.available(t, ctx, nodes[1], "pause")
-	s.available(t, ctx, nodes[2], "pause")
+	assert.NilError(t, s.Availability(ctx, nodes[1], "pause"))
+	assert.NilError(t, s.Availability(ctx, nodes[2], "pause"))
 	_, err := s.CLI(ctx, "create", "postgresql", "two", "--replicas", "2", "--volume-size", "500MiB", "--yes")
 	assert.NilError(t, err)
 	defer s.removeApplication(t, ctx, "two")
@@ -38,7 +37,7 @@ func TestMembersAreKeptApart(t *testing.T) {
 	started, err := s.SQL(ctx, "two", "SELECT pg_postmaster_start_time()")
 	assert.NilError(t, err)
 
-	s.available(t, ctx, nodes[1], "active")
+	assert.NilError(t, s.Availability(ctx, nodes[1], "active"))
 	members := s.waitApart(t, ctx, "two", 2*time.Minute)
 	for _, m := range members {
 		assert.Check(t, !strings.Contains(m.Message, "pinned"), m.Message)
@@ -71,13 +70,6 @@ func TestMembersOfANewApplicationAreApart(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Check(t, is.Contains(history, "leaves "+nodes[2].Name), history)
 	s.noLabels(t, ctx, "two")
-}
-
-// available sets whether Swarm may place tasks on a node.
-func (s *suite) available(t *testing.T, ctx context.Context, n *cluster.Node, availability string) {
-	t.Helper()
-	_, err := s.Docker(ctx, "node", "update", "--availability", availability, n.Name)
-	assert.NilError(t, err)
 }
 
 // waitApart waits until an application's two members are healthy on two nodes.

@@ -132,7 +132,7 @@ func (p *Product) replacePlugin(ctx context.Context, n *cluster.Node) error {
 		return nil
 	}
 	p.Cluster.Host.Progress.Step("draining %s for its new volume plugin", n.Name)
-	if _, err := p.Docker(ctx, "node", "update", "--availability", "drain", n.Name); err != nil {
+	if err := p.Availability(ctx, n, "drain"); err != nil {
 		return err
 	}
 	err := Until(ctx, 2*time.Minute, n.Name+" drained", func(ctx context.Context) error {
@@ -142,11 +142,20 @@ func (p *Product) replacePlugin(ctx context.Context, n *cluster.Node) error {
 		}
 		return err
 	})
-	_, activeErr := p.Docker(ctx, "node", "update", "--availability", "active", n.Name)
-	if err = errors.Join(err, activeErr); err != nil {
+	if err = errors.Join(err, p.Availability(ctx, n, "active")); err != nil {
 		return err
 	}
 	return Until(ctx, 2*time.Minute, "the new plugin on "+n.Name, replaced)
+}
+
+// Availability sets whether Swarm may place tasks on a node: active, pause or drain.
+// Swarm refuses that if the node has changed in the same moment, as it does when its
+// plugin has been replaced.
+func (p *Product) Availability(ctx context.Context, n *cluster.Node, availability string) error {
+	return Until(ctx, 30*time.Second, n.Name+" "+availability, func(ctx context.Context) error {
+		_, err := p.Docker(ctx, "node", "update", "--availability", availability, n.Name)
+		return err
+	})
 }
 
 // CLI runs `docker openmanage args` on the Swarm and returns its standard output.
