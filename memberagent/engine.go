@@ -9,6 +9,17 @@ import (
 	"github.com/openmanage/openmanage/internal/api"
 )
 
+// What is obliged here is tried on a real server by the suite in enginetest, which
+// every engine of the first class must pass. There are two classes:
+//
+//   - The leader chooses the primary (PostgreSQL, MySQL with plain replication): all
+//     of it is obligatory.
+//   - The servers elect for themselves (MongoDB, Group Replication, Galera): the leader's
+//     orders have no place for them yet. What is said of the data (Open, Inspect,
+//     Bootstrap, Join, Start, Stop, Flush), of contexts and of Processes is obligatory
+//     for them too. Promote, what Adapt and Start say of whom to follow, and
+//     Probe.Position are about a choice that they do not leave to the leader.
+
 // Engine is the knowledge of one kind of database.
 type Engine interface {
 	// Name is what OPENMANAGE_ENGINE says, such as "postgresql".
@@ -38,7 +49,11 @@ type Member struct {
 // lease does, and everything that Processes started is killed then without
 // asking. It also ends when other orders make the work pointless. So every method
 // must leave a data directory that Inspect understands if the process is killed at
-// any point of it, and must return soon after its context ends.
+// any point of it, and must return soon after its context ends: within a second or
+// two, also if the server hangs. Nothing is written outside Member.Data but what a
+// new container can do without, such as a socket in a folder of the image.
+//
+// What the server has acknowledged is there after a kill -9 of everything.
 //
 // Errors are shown to people as the member's message: they say what happened, to
 // what, and what to do next.
@@ -54,7 +69,8 @@ type Server interface {
 	// Join copies the database from orders.Primary, waiting for it as long as it
 	// takes. It is called only on a standby whose data directory is empty, when
 	// the application's database exists. Killed half-way, the directory must still
-	// be Empty. It must refuse a database whose system ID is not orders.SystemID.
+	// be Empty. It must refuse a database whose system ID is not orders.SystemID, with
+	// an error and without waiting for another.
 	Join(context.Context, api.MemberOrders, Progress) error
 	// Rejoin makes data that cannot simply follow orders.Primary able to: that of a
 	// former primary, which may have been killed, of a standby that Probe called
@@ -96,7 +112,7 @@ type Server interface {
 	Flush(context.Context) error
 	// Stop asks the running server to stop in order, and returns without waiting. A
 	// primary that stops in order has sent all it wrote to the standbys that are
-	// connected.
+	// connected, and Inspect then says in Data.Position where that ended.
 	Stop(context.Context) error
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/failpoint"
 	"github.com/openmanage/openmanage/internal/store"
 )
 
@@ -185,6 +186,7 @@ func (a *applications) changeMember(ctx context.Context, o *observed, op memberO
 	if err != nil {
 		return verdict{}, err
 	}
+	failpoint.Hit("member:recorded")
 	a.know(r.Value)
 	if v.change == nil || v.event == "" {
 		return v, nil

@@ -50,6 +50,7 @@ type world struct {
 	deaths int
 	starts map[string]int // containers, by member
 	tasks  int
+	copies int      // of data, by Rebuild
 	writer []string // what was written, for the log
 }
 
@@ -243,6 +244,11 @@ func (w *world) obey(app store.Application, p *played) {
 	}
 	s.Term, s.State, s.Message = orders.Term, api.StateRunning, ""
 	switch {
+	case orders.Fenced != "":
+		s.Role, s.Healthy, s.Streaming, s.State, s.SyncNames = "", false, false, api.StateFenced, ""
+	case orders.Rebuild != "" && s.Rebuilt != orders.Rebuild:
+		w.copies++
+		s.Rebuilt, s.Healthy, s.Streaming, s.State = orders.Rebuild, false, false, api.StateJoining
 	case orders.Role == api.RolePrimary:
 		s.Role, s.Healthy, s.Streaming, s.SyncNames = api.RolePrimary, true, false, strings.Join(orders.Sync, ",")
 	case orders.Primary == "" && s.Role == api.RolePrimary:
@@ -401,8 +407,12 @@ func (w *world) operation(kind string, request any) store.Operation {
 	w.until(&m, kind, func(store.Application) bool { return get().Ended != nil && !w.dead })
 	op := get()
 	// What was written last may be what the last manager died of.
+	before, same := store.Application{}, 0
 	w.until(&m, "peace", func(app store.Application) bool {
-		return app.Handover == nil && (kind == store.OperationStop || len(unhealthy(app)) == 0)
+		if same++; !sameApplication(before, app) {
+			before, same = app, 0
+		}
+		return same > 3 && app.Handover == nil && (kind == store.OperationStop || kind == store.OperationFence || len(unhealthy(app)) == 0)
 	})
 	return op
 }
@@ -501,6 +511,29 @@ func TestAnOperationIsFinishedByWhoeverLeadsNext(t *testing.T) {
 			check: func(t *testing.T, w *world, _ store.Operation, app store.Application) {
 				assert.DeepEqual(t, w.starts, once)
 				assert.Equal(t, app.Primary, "pg-1")
+			},
+		},
+		{
+			doc: "fence", kind: store.OperationFence, request: store.MemberRequest{Member: "pg-2"},
+			check: func(t *testing.T, w *world, _ store.Operation, app store.Application) {
+				assert.Equal(t, w.members["pg-2"].status.State, api.StateFenced)
+				assert.Equal(t, app.Primary, "pg-1")
+				assert.DeepEqual(t, app.Sync, []string{"pg-3"})
+			},
+		},
+		{
+			doc: "unfence", kind: store.OperationUnfence, request: store.MemberRequest{Member: "pg-2"},
+			before: func(w *world) { w.operation(store.OperationFence, store.MemberRequest{Member: "pg-2"}) },
+			check: func(t *testing.T, w *world, _ store.Operation, app store.Application) {
+				assert.Equal(t, w.members["pg-2"].status.State, api.StateRunning)
+				assert.DeepEqual(t, app.Sync, []string{"pg-2", "pg-3"})
+			},
+		},
+		{
+			doc: "rebuild", kind: store.OperationRebuild, request: store.MemberRequest{Member: "pg-2"},
+			check: func(t *testing.T, w *world, _ store.Operation, app store.Application) {
+				assert.Equal(t, w.copies, 1)
+				assert.DeepEqual(t, app.Sync, []string{"pg-2", "pg-3"})
 			},
 		},
 		{

@@ -178,10 +178,14 @@ func (c controlData) settings() map[string]int {
 }
 
 func isEmpty(dir string) (bool, error) {
-	d, err := os.Open(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return true, nil
+	// A link to where nothing is mounted is no empty folder.
+	if _, err := os.Lstat(dir); err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return true, nil
+		}
+		return false, err
 	}
+	d, err := os.Open(dir)
 	if err != nil {
 		return false, err
 	}

@@ -74,7 +74,9 @@ func TestOperationsOutliveTheirLeaders(t *testing.T) {
 		},
 		{
 			doc: "upgrade that fails", command: []string{"upgrade", "pg", "--image", "postgres:other-major"}, only: true,
-			before: func(t *testing.T, s *suite, ctx context.Context) { s.broken(t, ctx, "postgres:other-major", otherMajor) },
+			before: func(t *testing.T, s *suite, ctx context.Context) {
+				s.broken(t, ctx, "postgres:other-major", otherMajor)
+			},
 			points: []string{"operation:upgrade", "roll:updated", "roll:failed", "roll:back", "operation:ending"},
 			fails:  "It was rolled back and is healthy; no other member was changed",
 		},
