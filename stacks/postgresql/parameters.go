@@ -214,7 +214,7 @@ func (s *server) lookForPending(ctx context.Context) error {
 		}
 		if _, own := raised[name]; own && last > 0 {
 			last-- // without the line that holds it back
-		} else if !is.pending {
+		} else if s.role == api.RoleStandby || !is.pending {
 			continue
 		}
 		_, shared := minimum[name]

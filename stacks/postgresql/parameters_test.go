@@ -2,6 +2,7 @@ package postgresql
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -234,7 +235,8 @@ func TestTheCatalogReservesWhatTheEngineOwns(t *testing.T) {
 	assert.NilError(t, err)
 	app, err := catalog.Find("postgresql")
 	assert.NilError(t, err)
-	assert.DeepEqual(t, app.Reserved, owned)
+	assert.DeepEqual(t, app.Reserved, append(slices.Clone(owned), "recovery_*"))
+	assert.Assert(t, app.Reserves("recovery_target") && app.Reserves("Port") && !app.Reserves("work_mem"))
 	for _, p := range app.Parameters {
 		if p.Label == "" {
 			assert.NilError(t, checkParameters(map[string]string{p.Name: "1"}))
