@@ -39,6 +39,7 @@ type configured struct {
 	refuses string // a value that servers refuse
 	breaks  string // a value with which none starts
 	asked   int
+	steps   int
 	log     []string // what happened to servers
 }
 
@@ -123,6 +124,7 @@ func (c *configured) app() store.Application {
 // step observes, plans, has the operations take a step and the members do what they
 // are ordered. An error is that of the operations.
 func (c *configured) step() error {
+	c.steps++
 	c.o.precise = c.o.precise.Add(time.Second)
 	c.o.now = c.o.precise.Truncate(time.Second)
 	r, err := store.Get[store.Application](c.t.Context(), c.m.store, store.KindApplication, "pg")
@@ -155,8 +157,8 @@ func (c *configured) obey(name string, orders api.MemberOrders) {
 		}
 	}
 	refused := c.refuses != "" && strings.Contains(orders.Parameters, c.refuses)
-	for other, o := range c.members { // the primary's log has got there
-		if c.o.statuses[other].Role == api.RolePrimary && !o.down {
+	for other, o := range c.members { // the primary's log gets there after a while
+		if c.o.statuses[other].Role == api.RolePrimary && !o.down && c.steps%4 == 0 {
 			m.seen, _ = strconv.Atoi(o.inForce["connections"])
 		}
 	}
