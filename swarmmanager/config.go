@@ -129,6 +129,9 @@ func (m *Manager) beginConfig(ctx context.Context, op store.Record[store.Operati
 	if err := json.Unmarshal([]byte(op.Value.Request), &req); err != nil {
 		return m.fail(ctx, op, "the request cannot be read: %v", err)
 	}
+	if _, err := parseWindow(app.Window); err != nil && app.Window != "" && req.Restart && !req.Now {
+		return m.fail(ctx, op, "label %s: %v; mend it, or ask again with --now; nothing was changed", api.LabelWindow, err)
+	}
 	state, text, problem := planConfig(req, first)
 	if problem != "" {
 		return m.fail(ctx, op, "%s; nothing was changed", problem)
@@ -221,7 +224,7 @@ func (m *Manager) writeLabels(ctx context.Context, o *observed, op store.Record[
 			delete(spec.Labels, label)
 		}
 		maps.Copy(spec.Labels, state.To)
-		if _, err := m.docker.ServiceUpdate(ctx, s.ID, client.ServiceUpdateOptions{Version: s.Version, Spec: spec}); err != nil {
+		if _, err := m.services.ServiceUpdate(ctx, s.ID, client.ServiceUpdateOptions{Version: s.Version, Spec: spec}); err != nil {
 			return err
 		}
 		m.log.Info("settings written", "service", s.Spec.Name, "settings", state.To)

@@ -7,15 +7,12 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"net/http"
-	"net/http/httptest"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	dockerswarm "github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/client"
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
@@ -61,11 +58,7 @@ type server struct {
 func newConfigured(t *testing.T, env string) *configured {
 	t.Helper()
 	c := &configured{t: t, o: observation(), configs: &storetest.Configs{}, members: map[string]*server{}}
-	engine := httptest.NewServer(http.HandlerFunc(c.serve))
-	t.Cleanup(engine.Close)
-	docker, err := client.New(client.WithHost(engine.URL), client.WithAPIVersion("1.44"))
-	assert.NilError(t, err)
-	c.m = &Manager{log: hclog.NewNullLogger(), store: store.New(c.configs), docker: docker, nodes: newNodeView(swarm.New(nobodyToNudge{}))}
+	c.m = &Manager{log: hclog.NewNullLogger(), store: store.New(c.configs), services: services{c: c}, nodes: newNodeView(swarm.New(nobodyToNudge{}))}
 	c.restartManager()
 	for i := range c.o.services["pg"] {
 		c.o.services["pg"][i].Version.Index = 1
@@ -78,7 +71,7 @@ func newConfigured(t *testing.T, env string) *configured {
 		c.o.statuses[name] = s
 	}
 	app, _ := planApplication(c.o, "pg", store.Application{}, false)
-	_, err = store.Create(t.Context(), c.m.store, store.KindApplication, "pg", app)
+	_, err := store.Create(t.Context(), c.m.store, store.KindApplication, "pg", app)
 	assert.NilError(t, err)
 	for range 3 {
 		c.step()
@@ -89,30 +82,27 @@ func newConfigured(t *testing.T, env string) *configured {
 // restartManager forgets what a manager has in memory.
 func (c *configured) restartManager() { c.m.apps = newApplications(c.m) }
 
-// serve is the engine: it updates services, if the version is the one they have.
-func (c *configured) serve(w http.ResponseWriter, r *http.Request) {
-	parts := strings.Split(r.URL.Path, "/") // /v1.44/services/s1/update
-	if len(parts) != 5 || parts[4] != "update" {
-		http.NotFound(w, r)
-		return
-	}
+// services is Docker: it updates services, if the version is the one they have.
+type services struct {
+	serviceAPI
+	c *configured
+}
+
+func (d services) ServiceUpdate(_ context.Context, id string, o client.ServiceUpdateOptions) (client.ServiceUpdateResult, error) {
+	c := d.c
 	for i, s := range c.o.services["pg"] {
-		if s.ID != parts[3] {
+		if s.ID != id {
 			continue
 		}
-		if strconv.FormatUint(s.Version.Index, 10) != r.URL.Query().Get("version") {
-			http.Error(w, `{"message":"update out of sequence"}`, http.StatusInternalServerError)
-			return
+		if s.Version != o.Version {
+			return client.ServiceUpdateResult{}, errors.New("update out of sequence")
 		}
-		var spec dockerswarm.ServiceSpec
-		assert.Check(c.t, json.NewDecoder(r.Body).Decode(&spec))
-		assert.Check(c.t, is.DeepEqual(spec.TaskTemplate, s.Spec.TaskTemplate), "a task is restarted")
-		c.o.services["pg"][i].Spec = spec
+		assert.Check(c.t, is.DeepEqual(o.Spec.TaskTemplate, s.Spec.TaskTemplate), "a task is restarted")
+		c.o.services["pg"][i].Spec = o.Spec
 		c.o.services["pg"][i].Version.Index++
 		c.writes++
 	}
-	w.Header().Set("Content-Type", "application/json")
-	fmt.Fprint(w, "{}")
+	return client.ServiceUpdateResult{}, nil
 }
 
 func (c *configured) app() store.Application {
@@ -379,6 +369,30 @@ func TestTwoChangesOfSettingsAreOneAfterTheOther(t *testing.T) {
 	c.inForce("buffers", "2")
 	c.inForce("work_mem", "8")
 	assert.Equal(t, c.app().Parameters, `{"buffers":"2","work_mem":"8"}`)
+}
+
+func TestWhatTakesARestartWaitsForTheWindow(t *testing.T) {
+	c := newConfigured(t, "{}")
+	c.o.precise = time.Date(2026, 1, 5, 12, 0, 0, 0, time.UTC)
+	for i := range c.o.services["pg"] {
+		c.o.services["pg"][i].Spec.Labels[api.LabelWindow] = "* 02:00-05:00"
+	}
+	assert.NilError(t, c.step())
+	name := c.ask(store.ConfigRequest{Set: map[string]string{"buffers": "2"}, Restart: true})
+	for range 5 {
+		assert.NilError(t, c.step())
+	}
+	assert.Check(t, is.Contains(c.operation(name).Step, "waits for the maintenance window"))
+	assert.Equal(t, c.writes, 0)
+	op := c.set("work_mem", "16")
+	assert.Equal(t, op.State, store.OperationDone, op.Error)
+	op = c.await(c.ask(store.ConfigRequest{Set: map[string]string{"buffers": "3"}, Restart: true, Now: true}))
+	assert.Equal(t, op.State, store.OperationDone, op.Error)
+	c.inForce("buffers", "3")
+	c.o.precise = time.Date(2026, 1, 6, 3, 0, 0, 0, time.UTC)
+	op = c.await(name)
+	assert.Equal(t, op.State, store.OperationDone, op.Error)
+	c.inForce("buffers", "2")
 }
 
 func TestACancelledChangeIsTakenBack(t *testing.T) {

@@ -29,6 +29,7 @@ type configOptions struct {
 	lifecycleOptions
 	changes []string
 	all     bool
+	now     bool
 	format  string
 }
 
@@ -63,6 +64,7 @@ stack deploy brings the old ones back.`,
 	}
 	o.addTo(cmd, 30*time.Minute)
 	cmd.Flags().BoolVarP(&o.all, "all", "a", false, "Also the type's parameters that are not set")
+	cmd.Flags().BoolVar(&o.now, "now", false, "Do not wait for the maintenance window with what takes a restart")
 	formatFlag(cmd.Flags(), &o.format)
 	_ = cmd.RegisterFlagCompletionFunc("format", completeFormat)
 	return cmd
@@ -199,7 +201,7 @@ func runConfigChange(ctx context.Context, dockerCLI command.Cli, o configOptions
 	if err := c.sort(set, unset); err != nil {
 		return err
 	}
-	req := store.ConfigRequest{Set: c.set, Unset: c.unset, Labels: c.labels}
+	req := store.ConfigRequest{Set: c.set, Unset: c.unset, Labels: c.labels, Now: o.now}
 	if len(c.names()) > 0 {
 		docker := dockerCLI.Client()
 		server, err := setting.Read(ctx, docker, app.Name, "")

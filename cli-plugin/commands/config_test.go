@@ -63,6 +63,7 @@ func TestSettingsAreCheckedAndAskedFor(t *testing.T) {
 	}{
 		{"set work_mem=16MB", `{"set":{"work_mem":"16MB"}}`, "In force on pg: work_mem=16MB. Change it in the stack file too"},
 		{"set work_mem=16MB max_connections=200", `{"set":{"max_connections":"200","work_mem":"16MB"},"restart":true}`, "max_connections=200, work_mem=16MB"},
+		{"set max_connections=200 --now", `{"set":{"max_connections":"200"},"restart":true,"now":true}`, "max_connections=200"},
 		{"unset max_connections TimeZone", `{"unset":["max_connections","timezone"],"restart":true}`, "max_connections (no longer set)"},
 		{"set vacuum_cost_limit=500 unset work_mem", `{"set":{"vacuum_cost_limit":"500"},"unset":["work_mem"]}`, "vacuum_cost_limit=500, work_mem (no longer set)"},
 		{"set pg_stat_statements.max=500", `{"set":{"pg_stat_statements.max":"500"}}`, "pg_stat_statements.max=500"},

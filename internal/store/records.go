@@ -335,8 +335,10 @@ type ConfigRequest struct {
 	Unset []string          `json:"unset,omitempty"`
 	// Labels of the members' services that are settings too; "": without it.
 	Labels map[string]string `json:"labels,omitempty"`
-	// Restart: it is known beforehand that members have to be restarted.
+	// Restart: it is known beforehand that members have to be restarted, which waits
+	// for the maintenance window but for Now.
 	Restart bool `json:"restart,omitempty"`
+	Now     bool `json:"now,omitempty"`
 }
 
 // Config is how far a change of settings has come.
