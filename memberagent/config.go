@@ -36,8 +36,8 @@ const (
 	EnvTask  = "OPENMANAGE_TASK"
 	EnvImage = "OPENMANAGE_IMAGE"
 	// EnvParameters are the engine's settings as a JSON object of strings, such
-	// as {"max_connections":"200"}. Settings only: passwords are secrets. They
-	// apply when the server starts. Optional.
+	// as {"max_connections":"200"}. Settings only: passwords are secrets.
+	// Those of the leader's orders win. Optional.
 	EnvParameters = "OPENMANAGE_PARAMETERS"
 	// EnvStopGrace is how long the server may take to stop in order, a Go
 	// duration; it should be 5 s or more below the stack's stop_grace_period.

@@ -37,7 +37,7 @@ type Member struct {
 	Name        string // also the hostname by which other members reach it
 	Data        string // mount point of the data volume
 	SecretsDir  string
-	Parameters  map[string]string
+	Parameters  map[string]string // of the environment; those of the orders win
 	Getenv      func(string) string
 	// Processes is the only way to start a process.
 	Processes *Processes
@@ -85,7 +85,8 @@ type Server interface {
 	// or the data of a standby: never data that looks whole and is not, and never
 	// a primary's that is not the old one.
 	Rejoin(context.Context, api.MemberOrders, Progress) error
-	// Start writes the configuration and starts the server on a directory that is
+	// Start writes the configuration, with orders.Parameters or, if the orders have no
+	// word of them, Member.Parameters, and starts the server on a directory that is
 	// not empty, in the role that its data has. A standby follows orders.Primary if
 	// the orders make it a standby and name one, else nobody: it receives nothing
 	// and waits, also if it is to be promoted. It returns the process as soon as it
@@ -96,7 +97,8 @@ type Server interface {
 	Probe(context.Context, api.MemberOrders) Probe
 	// Adapt brings the running server in line with changed orders for the role it
 	// has, without a restart: members that came or went, another primary to follow
-	// or none, other members to wait for. When it returns without error, nothing is
+	// or none, other members to wait for, other settings. Settings that the server
+	// would refuse it leaves as they were, which is no error but Probe.Refused. When it returns without error, nothing is
 	// received any more from a primary of older orders, and with orders.Primary ""
 	// nothing at all. It is called when orders have changed and from time to time;
 	// it is tried again if it fails.
@@ -155,6 +157,12 @@ type Probe struct {
 	// primary of the same system ID, as it is; only Rejoin helps.
 	Diverged bool
 	Version  string
+	// Refused: why the server keeps its former settings instead of orders.Parameters.
+	Refused string
+	// PendingRestart are the settings that take a restart to be in force. PrimaryFirst
+	// are those that the primary must have in force before a standby may: of a
+	// primary those of PendingRestart, of a standby those it holds back until then.
+	PendingRestart, PrimaryFirst []string
 }
 
 // Progress tells people how far a long step has come.

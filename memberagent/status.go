@@ -35,6 +35,7 @@ func idle(s *api.MemberStatus, state api.MemberState, message string) {
 		s.Position = 0 // where its log ends shows only in its data
 	}
 	s.Healthy, s.Streaming, s.Sync, s.Role, s.SyncNames = false, false, false, "", ""
+	s.Parameters, s.StartedWith, s.Refused, s.PendingRestart, s.PrimaryFirst = "", "", "", "", ""
 	s.LagBytes, s.LagSeconds = -1, -1
 }
 

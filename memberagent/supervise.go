@@ -25,6 +25,8 @@ const (
 	// adaptInterval is after how long Adapt is called without a change of orders,
 	// to mend what somebody changed by hand.
 	adaptInterval = 30 * time.Second
+	// heldInterval is the same while a standby holds settings back for its primary.
+	heldInterval = 3 * time.Second
 	// promoteTimeout is for one attempt; it is tried again as long as it is ordered.
 	promoteTimeout = 15 * time.Second
 	// A turn that fails is tried again after a pause that doubles from the first
@@ -273,6 +275,7 @@ func (a *agent) begin(leaving, term context.Context, orders api.MemberOrders) (p
 		a.found(data)
 	}
 	a.say(api.StateStarting, "starting the server")
+	a.startedWith, a.read = api.ParametersID(orders.Parameters), ""
 	process, err = a.server.Start(work, orders)
 	return process, data, err
 }
@@ -371,6 +374,13 @@ func (a *agent) tend(leaving, term context.Context, t *tending) error {
 			next.Reset(0)
 			continue
 		}
+		if what == courseAdapt && seen.Restart && a.outdated(seen) {
+			if a.restart(leaving, term, t) {
+				return nil
+			}
+			next.Reset(0)
+			continue
+		}
 		work, cancel := a.under(leaving, term, seen)
 		done, err := a.round(work, term, t, what)
 		cancel()
@@ -418,7 +428,11 @@ func (a *agent) round(work, term context.Context, t *tending, what course) (done
 // adapt calls Adapt if it is time, and says that the member is in line with the
 // orders when it has succeeded.
 func (a *agent) adapt(work context.Context, t *tending) error {
-	if sameOrders(t.adapted, t.orders) && a.lease.now()-t.adaptedAt < adaptInterval {
+	interval := adaptInterval
+	if t.role == api.RoleStandby && a.status.get().PrimaryFirst != "" {
+		interval = heldInterval // the primary may have it by now
+	}
+	if sameOrders(t.adapted, t.orders) && a.lease.now()-t.adaptedAt < interval {
 		return nil
 	}
 	within, cancel := context.WithTimeout(work, 2*probeTimeout)
@@ -430,8 +444,9 @@ func (a *agent) adapt(work context.Context, t *tending) error {
 		}
 		return nil
 	}
-	changed := !sameOrders(t.adapted, orders)
+	changed := !sameOrders(t.adapted, orders) || interval != adaptInterval
 	t.adapted, t.adaptedAt = orders, a.lease.now()
+	a.read = api.ParametersID(orders.Parameters)
 	if changed {
 		a.probe(work, orders) // what is in force now
 	}
@@ -499,10 +514,13 @@ func (a *agent) probe(work context.Context, orders api.MemberOrders) Probe {
 		s.LagBytes, s.LagSeconds = p.LagBytes, p.LagSeconds
 		s.Streaming, s.Sync, s.Version = p.Streaming, p.Sync, p.Version
 		s.SyncNames = strings.Join(p.SyncNames, ",")
+		s.Parameters, s.StartedWith, s.Refused = a.read, a.startedWith, p.Refused
+		s.PendingRestart, s.PrimaryFirst = strings.Join(p.PendingRestart, ","), strings.Join(p.PrimaryFirst, ",")
 	})
 	after := a.status.get()
 	if before.State != after.State || before.Healthy != after.Healthy || before.Message != after.Message ||
-		before.Role != after.Role || before.SyncNames != after.SyncNames || before.Streaming != after.Streaming {
+		before.Role != after.Role || before.SyncNames != after.SyncNames || before.Streaming != after.Streaming ||
+		before.Parameters != after.Parameters || before.PendingRestart != after.PendingRestart || before.PrimaryFirst != after.PrimaryFirst || before.Refused != after.Refused {
 		a.log.Info("server probed", "state", after.State, "role", after.Role, "healthy", after.Healthy, "message", after.Message)
 		a.hurry()
 	}
@@ -532,6 +550,23 @@ func (a *agent) handOver(leaving, term context.Context, t *tending) bool {
 	return true
 }
 
+// outdated tells whether the running server lacks settings of these orders that take
+// a restart.
+func (a *agent) outdated(orders api.MemberOrders) bool {
+	return a.startedWith != api.ParametersID(orders.Parameters) || a.status.get().PendingRestart != ""
+}
+
+// restart stops a server in order, so that the next turn starts it with the settings
+// that are ordered now. It returns false as handOver does.
+func (a *agent) restart(leaving, term context.Context, t *tending) bool {
+	const why = "restarting with other settings"
+	if errors.Is(a.flush(leaving, term, t.orders, why), errOtherOrders) {
+		return false
+	}
+	a.stop(term, t.process, t.orders, why)
+	return true
+}
+
 // flush has the server write what is in memory, for as long as the orders are these.
 func (a *agent) flush(leaving, term context.Context, orders api.MemberOrders, why string) error {
 	work, cancel := a.under(leaving, term, orders)
@@ -544,7 +579,7 @@ func (a *agent) flush(leaving, term context.Context, orders api.MemberOrders, wh
 	if err != nil && work.Err() == nil {
 		a.log.Warn("could not write what is in memory before the stop", "error", err)
 	}
-	a.log.Info("wrote what was in memory before the hand-over", "took", a.lease.now()-began)
+	a.log.Info("wrote what was in memory before the stop", "took", a.lease.now()-began)
 	return context.Cause(work)
 }
 

@@ -46,9 +46,11 @@ type App struct {
 	Members     Members     `yaml:"members" json:"members"`
 	Volume      Volume      `yaml:"volume" json:"volume"`
 	Parameters  []Parameter `yaml:"parameters" json:"parameters,omitempty"`
-	Secrets     []Secret    `yaml:"secrets" json:"secrets,omitempty"`
-	Ports       []Port      `yaml:"ports" json:"ports,omitempty"`
-	Health      Health      `yaml:"health" json:"health"`
+	// Reserved are settings that the engine keeps for itself.
+	Reserved []string `yaml:"reserved" json:"reserved,omitempty"`
+	Secrets  []Secret `yaml:"secrets" json:"secrets,omitempty"`
+	Ports    []Port   `yaml:"ports" json:"ports,omitempty"`
+	Health   Health   `yaml:"health" json:"health"`
 
 	template string
 }

@@ -75,14 +75,22 @@ func (p *Parameter) validate() error {
 	return nil
 }
 
+// CheckLine says why value cannot be that of any parameter, or nil.
+func CheckLine(name, value string) error {
+	// Swarm expands templates in environment variables, where the value goes.
+	if strings.Contains(value, "{{") || strings.ContainsAny(value, "\n\r\x00") {
+		return fmt.Errorf("%w %s=%s: expected a single line without {{", ErrParameter, name, value)
+	}
+	return nil
+}
+
 // Check says why value cannot be the parameter's, or nil.
 func (p *Parameter) Check(value string) error {
 	refuse := func(expected string) error {
 		return fmt.Errorf("%w %s=%s: expected %s", ErrParameter, p.Name, value, expected)
 	}
-	// Swarm expands templates in environment variables, where the value goes.
-	if strings.Contains(value, "{{") || strings.ContainsAny(value, "\n\r\x00") {
-		return refuse("a single line without {{")
+	if err := CheckLine(p.Name, value); err != nil {
+		return err
 	}
 	switch p.Type {
 	case "choice":
@@ -131,6 +139,15 @@ func (a *App) Parameter(name string) (*Parameter, error) {
 	}
 	slices.Sort(names)
 	return nil, fmt.Errorf("%w: %s has no %q.%s It has:\n  %s", ErrParameter, a.ID, name, hint, strings.Join(names, "\n  "))
+}
+
+// Reserves tells whether the engine keeps a setting for itself.
+func (a *App) Reserves(name string) bool {
+	name = strings.ToLower(name)
+	return slices.ContainsFunc(a.Reserved, func(own string) bool {
+		prefix, all := strings.CutSuffix(own, "*")
+		return name == own || all && strings.HasPrefix(name, prefix)
+	})
 }
 
 // CheckParameters says what is wrong with the parameters that a user set, all of

@@ -75,20 +75,19 @@ type Stack struct {
 
 // data is what a template sees.
 type data struct {
-	App        *App
-	Name       string
-	Image      string
-	Path       string // where members mount their volumes
-	Members    []member
-	Settings   string // JSON of the parameters that are settings
-	Parameters string // JSON of all that were set
-	Labels     map[string]string
-	CPUs       string
-	Memory     string
-	Networks   []string
-	Publish    []Publish
-	Encrypted  bool
-	Driver     string
+	App       *App
+	Name      string
+	Image     string
+	Path      string // where members mount their volumes
+	Members   []member
+	Settings  string // JSON of the parameters that are settings
+	Labels    map[string]string
+	CPUs      string
+	Memory    string
+	Networks  []string
+	Publish   []Publish
+	Encrypted bool
+	Driver    string
 }
 
 type member struct {
@@ -259,9 +258,6 @@ func (a *App) data(o Options) (*data, error) {
 	}
 	var err error
 	if d.Settings, err = encode(settings); err != nil {
-		return nil, err
-	}
-	if d.Parameters, err = encode(o.Parameters); err != nil {
 		return nil, err
 	}
 	for slot := 1; slot <= o.Members; slot++ {

@@ -218,7 +218,7 @@ func (a *applications) know(app store.Application) {
 	old, known := a.cache[app.Name]
 	a.cache[app.Name] = app
 	a.mu.Unlock()
-	if !known || old.Term != app.Term || !slices.Equal(old.Sync, app.Sync) {
+	if !known || old.Term != app.Term || !slices.Equal(old.Sync, app.Sync) || old.Parameters != app.Parameters || !reflect.DeepEqual(old.Restart, app.Restart) {
 		a.m.nudge(app)
 	}
 }
@@ -266,6 +266,10 @@ func planApplication(o *observed, name string, old store.Application, exists boo
 		next.Primary, next.Term = first.Spec.Labels[api.LabelMember], 1
 	}
 	readPolicies(&next, first)
+	next.Parameters = parameters(&next, first)
+	if old.Parameters != "" && old.Parameters != next.Parameters {
+		event("", "settings", "settings are to be %s", next.Parameters)
+	}
 	before := map[string]store.Member{}
 	for _, m := range old.Members {
 		before[m.Name] = m
@@ -350,6 +354,7 @@ func observeMember(o *observed, s dockerswarm.Service, was store.Member) store.M
 			is.Address = status.Address
 		}
 		is.Leaving, is.Left = status.Leaving, status.Leaving && was.Left
+		is.PendingRestart = status.PendingRestart
 	case !o.steady && was.Name != "":
 		return was // this leader has not heard everybody yet
 	default:
@@ -462,6 +467,8 @@ func (a *applications) orders(s api.MemberStatus) api.MemberOrders {
 		return o
 	}
 	o.Term, o.Primary, o.Initialized, o.SystemID = app.Term, app.Primary, app.Initialized, app.SystemID
+	o.Parameters = app.Parameters
+	o.Restart = app.Restart != nil && *app.Restart == store.MemberRestart{Member: s.Member, Parameters: api.ParametersID(app.Parameters)}
 	o.Role = api.RoleStandby
 	if m, ok := memberOf(&app, s.Member); ok {
 		o.Leave = m.Left

@@ -51,6 +51,7 @@ func (m *Manager) executors() map[string]executor {
 		store.OperationFence:      m.onMember(planFence),
 		store.OperationUnfence:    m.onMember(planUnfence),
 		store.OperationRebuild:    m.onMember(planRebuild),
+		store.OperationConfig:     m.configure,
 	}
 }
 

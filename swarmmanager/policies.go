@@ -64,6 +64,12 @@ func syncMode(app *store.Application, s dockerswarm.Service) string {
 // rollRequest returns what is asked of an operation that restarts all members; false:
 // it is another one.
 func rollRequest(op store.Operation) (req store.RollRequest, ok bool) {
+	if op.Kind == store.OperationConfig {
+		// One that has begun has no way to stop half way.
+		var c store.ConfigRequest
+		ok = op.Config == nil && json.Unmarshal([]byte(op.Request), &c) == nil && c.Restart
+		return store.RollRequest{Now: c.Now}, ok
+	}
 	if op.Kind != store.OperationRestart && op.Kind != store.OperationUpgrade {
 		return req, false
 	}

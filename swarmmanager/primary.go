@@ -27,6 +27,8 @@ const (
 	// downAlive is how long a primary whose node answers may be unhealthy before
 	// another member is made the primary: most servers recover faster.
 	downAlive = 5 * time.Second
+	// restartPatience is the same for one that restarts as it was ordered to.
+	restartPatience = 20 * time.Second
 	// downFree is the same for one whose container is gone, so that it is certain
 	// not to run; Swarm needs several seconds to start another.
 	downFree = time.Second
@@ -229,12 +231,19 @@ func lost(o *observed, app *store.Application, primary store.Member, known bool)
 		return "its service was removed"
 	case owner == nil && known && down > downFree:
 		return "its container is gone"
+	case owner != nil && heard && restarts(app, primary, status) && down < restartPatience:
+		return "" // as it was ordered to: it is back sooner than another would be
 	case owner != nil && heard && down > downAlive:
 		return fmt.Sprintf("its server is %s: %s", status.State, status.Message)
 	case owner != nil && !heard && down > downSilent:
 		return fmt.Sprintf("its agent on node %s does not answer", owner.Hostname)
 	}
 	return ""
+}
+
+// restarts tells whether a primary is away because it was ordered to restart.
+func restarts(app *store.Application, primary store.Member, status liveStatus) bool {
+	return app.Restart != nil && app.Restart.Member == primary.Name && status.State != api.StateFailed && status.State != api.StateRunning
 }
 
 // standing is what is known of those who could be the primary.

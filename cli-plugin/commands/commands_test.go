@@ -63,13 +63,18 @@ func (s *session) cli() command.Cli {
 // run runs `docker openmanage ARGS`.
 func (s *session) run(t *testing.T, args ...string) error {
 	t.Helper()
-	root := &cobra.Command{Use: "docker", SilenceUsage: true, SilenceErrors: true}
-	cmd := New(s.cli(), "1.2.3")
-	root.AddCommand(cmd)
+	root := s.root()
 	root.SetArgs(append([]string{"openmanage"}, args...))
+	return root.ExecuteContext(t.Context())
+}
+
+// root is `docker`.
+func (s *session) root() *cobra.Command {
+	root := &cobra.Command{Use: "docker", SilenceUsage: true, SilenceErrors: true}
+	root.AddCommand(New(s.cli(), "1.2.3"))
 	root.SetOut(&s.out)
 	root.SetErr(&s.err)
-	return root.ExecuteContext(t.Context())
+	return root
 }
 
 // installed returns a Swarm of three nodes with OpenManage on it.

@@ -2,6 +2,7 @@ package commands
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 
@@ -126,7 +127,12 @@ func completeParameters(_ *cobra.Command, args []string, toComplete string) ([]s
 	if err != nil {
 		return nil, directive
 	}
-	var offers []string
+	return offerPairs(app, toComplete)
+}
+
+// offerPairs offers KEY=, or KEY=VALUE once there is a key with a fixed set of values.
+func offerPairs(app *stacks.App, toComplete string) (offers []string, directive cobra.ShellCompDirective) {
+	directive = cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 	if key, _, hasValue := strings.Cut(toComplete, "="); hasValue {
 		p, err := app.Parameter(key)
 		if err != nil {
@@ -145,6 +151,41 @@ func completeParameters(_ *cobra.Command, args []string, toComplete string) ([]s
 		offers = append(offers, cobra.CompletionWithDesc(p.Name+"=", p.Description))
 	}
 	return offers, directive
+}
+
+// completeSettings offers an application, set and unset, and what each of them takes.
+func completeSettings(dockerCLI command.Cli) cobra.CompletionFunc {
+	applications := completeApplications(dockerCLI, 1)
+	return func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+		if len(args) == 0 {
+			return applications(cmd, args, toComplete)
+		}
+		mode := ""
+		for _, word := range args[1:] {
+			if word == "set" || word == "unset" {
+				mode = word
+			}
+		}
+		if mode == "" {
+			return []string{"set", "unset"}, cobra.ShellCompDirectiveNoFileComp
+		}
+		ctx := cmd.Context()
+		if ctx == nil {
+			ctx = context.Background()
+		}
+		r, err := store.Get[store.Application](ctx, store.New(dockerCLI.Client()), store.KindApplication, args[0])
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		if mode == "unset" {
+			return slices.Sorted(maps.Keys(settingsOf(r.Value))), cobra.ShellCompDirectiveNoFileComp
+		}
+		kind, err := typeOf(r.Value)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		return offerPairs(kind, toComplete)
+	}
 }
 
 func completeFormat(_ *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {

@@ -195,7 +195,7 @@ func (c *creation) lookForEarlier(ctx context.Context, docker client.APIClient, 
 		return nil // it failed or was cut short: go on
 	}
 	c.finished = true
-	diff := differences(c.options, flags, c.services)
+	diff := differences(c.app, c.options, flags, c.services)
 	for _, name := range c.options.Networks {
 		res, err := docker.NetworkInspect(ctx, name, client.NetworkInspectOptions{Scope: "swarm"})
 		if err != nil || !attached(c.services[0], res.Network.ID) {
@@ -205,16 +205,17 @@ func (c *creation) lookForEarlier(ctx context.Context, docker client.APIClient, 
 	if len(diff) > 0 {
 		n := c.options.Name
 		return fmt.Errorf("%s exists already, with other options:\n  %s\n"+
-			"create does not change what exists. To change it, edit its stack and deploy it again:\n"+
+			"create does not change what exists. To change settings: docker openmanage config %s set …\n"+
+			"To change anything, edit its stack and deploy it again:\n"+
 			"  docker openmanage generate %s %s … > %s.yml && docker stack deploy -c %s.yml %s",
-			n, strings.Join(diff, "\n  "), c.app.ID, n, n, n, n)
+			n, strings.Join(diff, "\n  "), n, c.app.ID, n, n, n, n)
 	}
 	return nil
 }
 
 // differences says how the options that were given as flags differ from deployed
 // services.
-func differences(o stacks.Options, flags *pflag.FlagSet, services []swarm.Service) []string {
+func differences(app *stacks.App, o stacks.Options, flags *pflag.FlagSet, services []swarm.Service) []string {
 	var diff []string
 	say := func(flag string, given, is any) {
 		if g, i := fmt.Sprint(given), fmt.Sprint(is); g != i {
@@ -269,6 +270,9 @@ func differences(o stacks.Options, flags *pflag.FlagSet, services []swarm.Servic
 	}
 	for _, key := range slices.Sorted(maps.Keys(o.Parameters)) {
 		is, ok := deployed[key]
+		if p, err := app.Parameter(key); err == nil && p.Label != "" {
+			is, ok = spec.Labels[p.Label]
+		}
 		if !ok {
 			is = "not set"
 		}

@@ -97,7 +97,16 @@ func inspectApplication(ctx context.Context, dockerCLI command.Cli, name string,
 	}
 	for _, s := range services {
 		found.Services = append(found.Services, s.Spec.Name)
-		_ = json.Unmarshal([]byte(s.Spec.Labels[api.LabelParameters]), &found.Parameters) // one that was spoilt is none
+	}
+	if first, ok := firstService(services); ok {
+		_ = json.Unmarshal([]byte(first.Spec.Labels[api.LabelParameters]), &found.Parameters) // one that was spoilt is none
+		if kind, err := typeOf(app); err == nil {
+			for _, p := range kind.Parameters {
+				if value, ok := first.Spec.Labels[p.Label]; p.Label != "" && ok {
+					found.Parameters[p.Name] = value
+				}
+			}
+		}
 	}
 	records := store.New(dockerCLI.Client())
 	events, err := store.Get[store.Events](ctx, records, store.KindEvents, name)

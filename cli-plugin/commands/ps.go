@@ -195,6 +195,9 @@ func (r *memberRow) Message() string {
 	if level := string(r.m.Disk); level != "" && !strings.Contains(r.m.Message, "volume "+r.m.Volume+" is "+level) {
 		parts = append(parts, "its volume is "+level)
 	}
+	if r.m.PendingRestart != "" {
+		parts = append(parts, "takes a restart: "+strings.ReplaceAll(r.m.PendingRestart, ",", ", "))
+	}
 	return strings.Join(parts, "; ")
 }
 func (r *memberRow) Service() string { return r.m.Service }

@@ -39,7 +39,7 @@ const (
 	LabelFailover    = "openmanage.failover.enable" // true (default), false: no member is made the primary by itself
 	LabelLease       = "openmanage.failover.lease"  // LeaseDuration (default) to MaxLease: after how long a silent node has lost the member
 	LabelAlertDisk   = "openmanage.alert.disk"      // percent of a volume's space from which on its use is reported; default 85
-	LabelParameters  = "openmanage.parameters"      // --set parameters as JSON, for create to compare
+	LabelParameters  = "openmanage.parameters"      // the settings of its servers, a JSON object of strings
 
 	LabelUpgradeOrder = "openmanage.upgrade.order"      // primary-last (default), primary-first
 	LabelWindow       = "openmanage.maintenance.window" // when members may be restarted by an operation

@@ -1,6 +1,10 @@
 package api
 
-import "time"
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"time"
+)
 
 // Report is what the plugin of a node tells the leader every ReportInterval:
 // POST /v1/report. The node is the one of the certificate.
@@ -197,6 +201,18 @@ type MemberStatus struct {
 	SyncNames string `json:"syncNames,omitempty"`
 	// Rebuilt is the last MemberOrders.Rebuild that was carried out on this volume.
 	Rebuilt string `json:"rebuilt,omitempty"`
+	// Parameters identifies the settings (ParametersID) that the running server has
+	// read, and StartedWith those with which it was started; "": none yet. Refused:
+	// it has not taken them, and why.
+	Parameters  string `json:"parameters,omitempty"`
+	StartedWith string `json:"startedWith,omitempty"`
+	Refused     string `json:"refused,omitempty"`
+	// PendingRestart are the settings, comma-separated, that take a restart to be in
+	// force. PrimaryFirst are those that the primary must have in force before its
+	// standbys may: a primary that has still to be restarted for them names them, and
+	// a standby that keeps the former value until then.
+	PendingRestart string `json:"pendingRestart,omitempty"`
+	PrimaryFirst   string `json:"primaryFirst,omitempty"`
 }
 
 // MemberOrders is what the leader wants of a member.
@@ -232,6 +248,12 @@ type MemberOrders struct {
 	// data directory must then refuse to make a new one.
 	Initialized bool   `json:"initialized"`
 	SystemID    string `json:"systemID,omitempty"`
+	// Parameters are the engine's settings, a JSON object of strings. "": there is no
+	// word of them, and those of the container's environment count.
+	Parameters string `json:"parameters,omitempty"`
+	// Restart: the server is to have been started with Parameters, all of them in
+	// force. One that was not is stopped in order and started again.
+	Restart bool `json:"restart,omitempty"`
 	// Reason says in plain words why Role is what it is, if it is not obvious.
 	Reason string `json:"reason,omitempty"`
 	// Fenced says in plain words by whom and since when the member is fenced: its
@@ -240,6 +262,12 @@ type MemberOrders struct {
 	// Rebuild names an operation that wants the data of a standby replaced by a fresh
 	// copy of Primary's, once: MemberStatus.Rebuilt says that it was.
 	Rebuild string `json:"rebuild,omitempty"`
+}
+
+// ParametersID tells MemberOrders.Parameters apart; it is never "".
+func ParametersID(parameters string) string {
+	sum := sha256.Sum256([]byte(parameters))
+	return hex.EncodeToString(sum[:6])
 }
 
 // AgentReport is what an agent sends to the plugin: POST /v1/agent on AgentSocket,

@@ -93,12 +93,23 @@ type Application struct {
 	Apart      *Apart     `json:"apart,omitempty"`
 	Crowded    *time.Time `json:"crowded,omitempty"`
 	ApartAfter *time.Time `json:"apartAfter,omitempty"`
-	Members    []Member   `json:"members"`
-	Created    time.Time  `json:"created"`
+	// Parameters are the servers' settings that are wanted, a JSON object of strings.
+	// Restart is who is to be restarted for them.
+	Parameters string         `json:"parameters,omitempty"`
+	Restart    *MemberRestart `json:"restart,omitempty"`
+	Members    []Member       `json:"members"`
+	Created    time.Time      `json:"created"`
 	// Removed is when its services were gone; nil while it runs.
 	Removed *time.Time `json:"removed,omitempty"`
 	// Problems are things a user should mend, such as a label with a bad value.
 	Problems []string `json:"problems,omitempty"`
+}
+
+// MemberRestart is the order to restart the server of a member, if it was not
+// started with these settings (api.ParametersID).
+type MemberRestart struct {
+	Member     string `json:"member"`
+	Parameters string `json:"parameters"`
 }
 
 // Handover is a change of the primary. While it lasts all members have orders to
@@ -154,6 +165,8 @@ type Member struct {
 	// Disk is how full its volume was when it was measured last.
 	Disk  DiskLevel `json:"disk,omitempty"`
 	Since time.Time `json:"since"` // of Node, Role, State and Healthy together
+	// PendingRestart are the settings, comma-separated, that take a restart.
+	PendingRestart string `json:"pendingRestart,omitempty"`
 	// Fenced: a user has stopped its server; nil: nobody has.
 	Fenced *Fence `json:"fenced,omitempty"`
 	// Aside is the operation for which commits are not to wait for it, though it may
@@ -264,6 +277,7 @@ const (
 	OperationFence      = "fence"   // Request: MemberRequest
 	OperationUnfence    = "unfence" // Request: MemberRequest
 	OperationRebuild    = "rebuild" // Request: MemberRequest
+	OperationConfig     = "config"  // Request: ConfigRequest
 )
 
 // OperationName returns a new name for an operation on an application.
@@ -315,6 +329,34 @@ type Scale struct {
 	Since time.Time `json:"since,omitzero"`
 }
 
+// ConfigRequest is what is asked of the settings of an application.
+type ConfigRequest struct {
+	Set   map[string]string `json:"set,omitempty"`
+	Unset []string          `json:"unset,omitempty"`
+	// Labels of the members' services that are settings too; "": without it.
+	Labels map[string]string `json:"labels,omitempty"`
+	// Restart: it is known beforehand that members have to be restarted, which waits
+	// for the maintenance window but for Now.
+	Restart bool `json:"restart,omitempty"`
+	Now     bool `json:"now,omitempty"`
+}
+
+// Config is how far a change of settings has come.
+type Config struct {
+	// From and To are the labels that change, before and after; a label that is
+	// missing in one of them is not there then. Keys are the settings.
+	From map[string]string `json:"from"`
+	To   map[string]string `json:"to"`
+	Keys []string          `json:"keys,omitempty"`
+	// Written: all services had the labels of To, since Since.
+	Written bool      `json:"written,omitempty"`
+	Since   time.Time `json:"since,omitzero"`
+	// Restarting is the member that is being restarted, since Since.
+	Restarting string `json:"restarting,omitempty"`
+	// Back is why From and To have been exchanged: what was asked for is impossible.
+	Back string `json:"back,omitempty"`
+}
+
 // OperationStep is one thing that an operation has begun to do.
 type OperationStep struct {
 	Time time.Time `json:"time"`
@@ -359,4 +401,5 @@ type Operation struct {
 	Steps  []OperationStep `json:"steps,omitempty"` // begun, in order
 	Roll   *Roll           `json:"roll,omitempty"`
 	Scale  *Scale          `json:"scale,omitempty"`
+	Config *Config         `json:"config,omitempty"`
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -24,7 +25,18 @@ const (
 // the orders.
 func (s *server) Adapt(ctx context.Context, orders api.MemberOrders) error {
 	s.learn(orders)
+	if err := s.consider(ctx, orders); err != nil {
+		return err
+	}
+	if len(s.primaryFirst) > 0 {
+		if err := s.learnMinimums(ctx); err != nil {
+			return err
+		}
+	}
 	if err := s.reload(ctx, s.role, orders); err != nil {
+		return err
+	}
+	if err := s.lookForPending(ctx); err != nil {
 		return err
 	}
 	if s.role == api.RoleStandby {
@@ -56,10 +68,12 @@ func (s *server) reload(ctx context.Context, role api.Role, orders api.MemberOrd
 		if _, err := s.configure(s.dir, role, orders); err != nil {
 			return err
 		}
-		if _, err := s.query(ctx, "SELECT pg_reload_conf()"); err != nil {
-			return fmt.Errorf("reload the configuration: %w", err)
+		table, err := s.query(ctx, "SELECT pg_reload_conf(), extract(epoch FROM pg_conf_load_time())")
+		if err != nil || len(table) != 1 {
+			return fmt.Errorf("reload the configuration: %s", plain(err))
 		}
 		s.loaded = text
+		s.before, _ = strconv.ParseFloat(table[0][1], 64)
 		s.log.Info("reloaded the configuration for changed orders", "follows", s.follows(orders), "sync", orders.Sync)
 	}
 	if s.settled {
@@ -67,12 +81,14 @@ func (s *server) reload(ctx context.Context, role api.Role, orders api.MemberOrd
 	}
 	conninfo, names := s.primaryConninfo(role, orders), s.synchronous(role, orders)
 	for deadline := time.Now().Add(settleTimeout); ; {
-		table, err := s.query(ctx, "SELECT current_setting('primary_conninfo'), current_setting('synchronous_standby_names')")
+		table, err := s.query(ctx, "SELECT current_setting('primary_conninfo'), current_setting('synchronous_standby_names'), extract(epoch FROM pg_conf_load_time())")
 		if err != nil {
 			return fmt.Errorf("read the configuration: %w", err)
 		}
 		if len(table) == 1 && table[0][0] == conninfo && table[0][1] == names {
-			return nil
+			if at, _ := strconv.ParseFloat(table[0][2], 64); at > s.before {
+				return nil
+			}
 		}
 		if time.Now().After(deadline) {
 			return fmt.Errorf("the server has not taken its new configuration within %s: its log, which is the container's, says why; mend postgresql.conf in the volume if that is at fault", settleTimeout)

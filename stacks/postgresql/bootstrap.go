@@ -28,6 +28,9 @@ func (s *server) Bootstrap(ctx context.Context, orders api.MemberOrders, progres
 	if err := s.processes.Run(ctx, initdb); err != nil {
 		return fmt.Errorf("make the database with initdb: %w; its output is in the container's log", err)
 	}
+	if err := s.begin(orders); err != nil {
+		return err
+	}
 	// Alone, nothing must wait for a standby.
 	alone := orders
 	alone.Sync = nil

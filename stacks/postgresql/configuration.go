@@ -24,34 +24,6 @@ const (
 	configInclude = "include '" + configName + "' # by OpenManage: written at each start"
 )
 
-// owned are the settings that are OpenManage's alone: with others the members
-// would not find, follow or tell each other apart.
-var owned = []string{
-	"cluster_name", "config_file", "data_directory", "external_pid_file", "hba_file", "hot_standby", "ident_file",
-	"include", "include_dir", "include_if_exists", "listen_addresses", "port", "primary_conninfo", "primary_slot_name",
-	"promote_trigger_file", "restart_after_crash", "synchronous_standby_names", "unix_socket_directories",
-	"wal_log_hints",
-}
-
-var parameterName = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*(\.[a-zA-Z_][a-zA-Z0-9_]*)?$`)
-
-// checkParameters says which of the user's settings cannot be written. Whether
-// the server knows them, it says itself at the start.
-func checkParameters(parameters map[string]string) error {
-	var errs []error
-	for _, name := range slices.Sorted(maps.Keys(parameters)) {
-		switch value := parameters[name]; {
-		case !parameterName.MatchString(name):
-			errs = append(errs, fmt.Errorf("%q is not the name of a setting of PostgreSQL", name))
-		case slices.Contains(owned, strings.ToLower(name)), strings.HasPrefix(strings.ToLower(name), "recovery_"):
-			errs = append(errs, fmt.Errorf("the setting %s is OpenManage's own and cannot be set", name))
-		case strings.ContainsAny(value, "\n\r\x00"):
-			errs = append(errs, fmt.Errorf("the value of %s must be one line", name))
-		}
-	}
-	return errors.Join(errs...)
-}
-
 // configure writes the configuration into a data directory and returns the text
 // of openmanage.conf.
 func (s *server) configure(dir string, role api.Role, orders api.MemberOrders) (string, error) {
@@ -94,7 +66,7 @@ func (s *server) settings(role api.Role, orders api.MemberOrders) (string, error
 	total := int64(volume.Blocks) * volume.Bsize >> 20 // MiB
 
 	var b strings.Builder
-	b.WriteString("# Written by OpenManage at each start: changes here are lost. Settings are\n# changed with docker openmanage, and others in postgresql.conf.\n")
+	b.WriteString("# Written by OpenManage: changes here are lost. Settings are changed with\n# docker openmanage config, and others in postgresql.conf.\n")
 	set := func(name, value string) {
 		fmt.Fprintf(&b, "%s = '%s'\n", name, strings.ReplaceAll(value, "'", "''"))
 	}
@@ -116,9 +88,14 @@ func (s *server) settings(role api.Role, orders api.MemberOrders) (string, error
 	set("wal_keep_size", fmt.Sprintf("%dMB", min(max(total/20, 64), 1024)))
 
 	b.WriteString("\n# The user's.\n")
-	user := s.raised()
-	for _, name := range slices.Sorted(maps.Keys(user)) {
-		set(name, user[name])
+	for _, name := range slices.Sorted(maps.Keys(s.parameters)) {
+		set(name, s.parameters[name])
+	}
+	if raised := s.raised(role); len(raised) > 0 {
+		b.WriteString("\n# The primary's, below which a standby must not be.\n")
+		for _, name := range slices.Sorted(maps.Keys(raised)) {
+			set(name, raised[name])
+		}
 	}
 
 	b.WriteString("\n# OpenManage's.\n")
@@ -135,20 +112,6 @@ func (s *server) settings(role api.Role, orders api.MemberOrders) (string, error
 		set("primary_slot_name", slotName(s.member))
 	}
 	return b.String(), nil
-}
-
-// raised returns the user's settings with those that a standby must not have
-// lower than its primary raised to the primary's. A lower value applies when the
-// primary has it.
-func (s *server) raised() map[string]string {
-	user := map[string]string{}
-	maps.Copy(user, s.parameters)
-	for name, least := range s.minimums {
-		if n, err := strconv.Atoi(user[name]); err != nil || n < least {
-			user[name] = strconv.Itoa(least)
-		}
-	}
-	return user
 }
 
 // nobody is a standby that never comes. No member's name has a capital.

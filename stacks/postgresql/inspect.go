@@ -156,27 +156,6 @@ func (s *server) controlData(ctx context.Context, dir string) (controlData, erro
 	return control, nil
 }
 
-// settings are those that a standby must not have lower than its primary had when
-// the WAL was written (documentation of PostgreSQL, "Hot Standby", "Administrator's
-// Overview").
-func (c controlData) settings() map[string]int {
-	settings := map[string]int{}
-	for _, name := range []string{"max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_xacts", "max_locks_per_xact"} {
-		n, err := strconv.Atoi(c[name+" setting"])
-		if err != nil {
-			continue
-		}
-		switch name {
-		case "max_prepared_xacts":
-			name = "max_prepared_transactions"
-		case "max_locks_per_xact":
-			name = "max_locks_per_transaction"
-		}
-		settings[name] = n
-	}
-	return settings
-}
-
 func isEmpty(dir string) (bool, error) {
 	// A link to where nothing is mounted is no empty folder.
 	if _, err := os.Lstat(dir); err != nil {

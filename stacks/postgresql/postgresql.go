@@ -86,7 +86,7 @@ func (e Engine) Open(m memberagent.Member) (memberagent.Server, error) {
 	if err := checkParameters(m.Parameters); err != nil {
 		return nil, err
 	}
-	s.parameters = m.Parameters
+	s.initial = m.Parameters
 	return s, nil
 }
 
@@ -105,7 +105,15 @@ type server struct {
 	port       int
 	address    func(member string) (string, int)
 	known      map[string]string // addresses of other members, by name
+	initial    map[string]string // settings of the environment
+
+	// The user's settings, and MemberOrders.Parameters that they are of or, if it has
+	// refused those, were considered last.
 	parameters map[string]string
+	considered string
+	refused    string
+	// Settings that wait for a restart, of this server or of the primary.
+	pending, primaryFirst []string
 
 	superuser, database                   string
 	superuserPassword, replicatorPassword string
@@ -116,6 +124,7 @@ type server struct {
 	systemID string
 	minimums map[string]int   // settings that a standby must not have lower
 	loaded   string           // openmanage.conf that the server was told to read
+	before   float64          // when it had read one last before that, seconds
 	settled  bool             // the server has read it, and no receiver of before is left
 	synced   bool             // the roles' passwords are the secrets'
 	conn     *pgconn.PgConn   // nil: not connected
@@ -153,6 +162,9 @@ func (s *server) command(name string, args ...string) *exec.Cmd {
 func (s *server) Start(ctx context.Context, orders api.MemberOrders) (*memberagent.Process, error) {
 	s.learn(orders)
 	s.disconnect()
+	if err := s.begin(orders); err != nil {
+		return nil, err
+	}
 	control, err := s.controlData(ctx, s.dir)
 	if err != nil {
 		return nil, err
@@ -166,9 +178,9 @@ func (s *server) Start(ctx context.Context, orders api.MemberOrders) (*memberage
 	}
 	s.role, s.systemID, s.synced, s.settled = data.Role, data.SystemID, false, true
 	s.why = standbyDiagnosis{}
-	s.minimums = nil
+	s.minimums, s.before = nil, 0
 	if s.role == api.RoleStandby {
-		s.minimums = control.settings()
+		s.minimums = control.minimums()
 		if err := s.writePassfile(); err != nil {
 			return nil, err
 		}
@@ -199,7 +211,7 @@ func (s *server) Start(ctx context.Context, orders api.MemberOrders) (*memberage
 // and say what is wrong with it, which the server itself says only in its log.
 func (s *server) checkConfiguration(ctx context.Context, dir string) error {
 	if _, err := s.processes.Output(ctx, s.quiet("postgres", "-D", dir, "-C", "config_file")); err != nil {
-		return fmt.Errorf("the server refuses its configuration: %w; change the setting in the stack, or in postgresql.conf in the volume", err)
+		return fmt.Errorf("the server refuses its configuration: %w; change the setting with docker openmanage config, or in postgresql.conf in the volume", err)
 	}
 	return nil
 }

@@ -526,5 +526,6 @@ func TestVerifierIsTheOneOfTheRFC(t *testing.T) {
 
 func TestStandbyKeepsThePrimarysHigherSettings(t *testing.T) {
 	s := &server{parameters: map[string]string{"max_connections": "50", "max_worker_processes": "20"}, minimums: map[string]int{"max_connections": 100, "max_worker_processes": 8, "max_wal_senders": 20}}
-	assert.Assert(t, maps.Equal(s.raised(), map[string]string{"max_connections": "100", "max_worker_processes": "20", "max_wal_senders": "20"}))
+	assert.Assert(t, maps.Equal(s.raised(api.RoleStandby), map[string]string{"max_connections": "100", "max_wal_senders": "20"}))
+	assert.Equal(t, len(s.raised(api.RolePrimary)), 0)
 }

@@ -35,7 +35,7 @@ LEFT JOIN pg_stat_wal_receiver receiver ON true`
 // costs, while all is well.
 func (s *server) Probe(ctx context.Context, orders api.MemberOrders) memberagent.Probe {
 	s.learn(orders)
-	p := memberagent.Probe{LagBytes: -1, LagSeconds: -1}
+	p := memberagent.Probe{LagBytes: -1, LagSeconds: -1, Refused: s.refused, PendingRestart: s.pending, PrimaryFirst: s.primaryFirst}
 	table, err := s.query(ctx, probeQuery)
 	if err == nil && len(table) != 1 {
 		err = fmt.Errorf("%d rows instead of one", len(table))

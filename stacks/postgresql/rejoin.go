@@ -160,6 +160,9 @@ func (s *server) recover(ctx context.Context, orders api.MemberOrders) error {
 	}
 	alone := orders
 	alone.Sync = nil
+	if err := s.begin(orders); err != nil {
+		return err
+	}
 	if _, err := s.configure(s.dir, api.RolePrimary, alone); err != nil {
 		return err
 	}

@@ -3,16 +3,22 @@
 package fakeswarm
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
@@ -41,6 +47,10 @@ type Client struct {
 	DistributionInspectFunc func(image string) error
 	ContainerListFunc       func() (client.ContainerListResult, error)
 	ServiceLogsFunc         func(service string, options client.ServiceLogsOptions) (io.ReadCloser, error)
+	// ExecFunc is what a command in the manager's container does; without it no manager
+	// runs on the node.
+	ExecFunc func(cmd []string) (stdout, stderr string, code int)
+	execs    [][]string
 	// OnConfigChange is called after each write of a record, outside of the lock.
 	OnConfigChange func()
 }
@@ -234,12 +244,50 @@ func (c *Client) DistributionInspect(_ context.Context, image string, _ client.D
 	return client.DistributionInspectResult{}, nil
 }
 
-// ContainerList is ContainerListFunc; nothing runs without.
+// ContainerList is ContainerListFunc; without it a manager runs if there is an
+// ExecFunc.
 func (c *Client) ContainerList(context.Context, client.ContainerListOptions) (client.ContainerListResult, error) {
 	if c.ContainerListFunc != nil {
 		return c.ContainerListFunc()
 	}
+	if c.ExecFunc != nil {
+		return client.ContainerListResult{Items: []container.Summary{{ID: "manager"}}}, nil
+	}
 	return client.ContainerListResult{}, nil
+}
+
+// ExecCreate notes the command.
+func (c *Client) ExecCreate(_ context.Context, _ string, o client.ExecCreateOptions) (client.ExecCreateResult, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.execs = append(c.execs, o.Cmd)
+	return client.ExecCreateResult{ID: strconv.Itoa(len(c.execs) - 1)}, nil
+}
+
+func (c *Client) exec(id string) (stdout, stderr string, code int) {
+	c.mu.Lock()
+	n, _ := strconv.Atoi(id)
+	cmd := c.execs[n]
+	c.mu.Unlock()
+	return c.ExecFunc(cmd)
+}
+
+// ExecAttach gives what ExecFunc prints.
+func (c *Client) ExecAttach(_ context.Context, id string, _ client.ExecAttachOptions) (client.ExecAttachResult, error) {
+	stdout, stderr, _ := c.exec(id)
+	var frames bytes.Buffer
+	for stream, text := range map[byte]string{1: stdout, 2: stderr} {
+		_ = binary.Write(&frames, binary.BigEndian, []uint32{uint32(stream) << 24, uint32(len(text))})
+		frames.WriteString(text)
+	}
+	conn, _ := net.Pipe()
+	return client.ExecAttachResult{HijackedResponse: client.HijackedResponse{Conn: conn, Reader: bufio.NewReader(&frames)}}, nil
+}
+
+// ExecInspect gives the exit code of ExecFunc.
+func (c *Client) ExecInspect(_ context.Context, id string, _ client.ExecInspectOptions) (client.ExecInspectResult, error) {
+	_, _, code := c.exec(id)
+	return client.ExecInspectResult{ExitCode: code}, nil
 }
 
 func (c *Client) changed() {

@@ -112,29 +112,52 @@ func awaitManager(ctx context.Context, dockerCLI command.Cli) (string, error) {
 // Read asks the manager for the members' live status.
 func Read(ctx context.Context, docker client.APIClient) (api.LiveStatus, error) {
 	var status api.LiveStatus
-	id, err := manager(ctx, docker)
-	if err != nil {
+	stdout, stderr, _, err := inManager(ctx, docker, StatusCommand())
+	if errors.Is(err, ErrNoManager) {
 		return status, err
 	}
-	created, err := docker.ExecCreate(ctx, id, client.ExecCreateOptions{AttachStdout: true, AttachStderr: true, Cmd: StatusCommand()})
 	if err != nil {
 		return status, fmt.Errorf("ask the manager for the members' status: %w", err)
+	}
+	if err := json.Unmarshal([]byte(stdout), &status); err != nil {
+		return status, fmt.Errorf("the manager's answer about the members cannot be read: %w: %s", err, strings.TrimSpace(stderr))
+	}
+	return status, nil
+}
+
+// Run runs a program beside a member of an application, the primary if member is "",
+// and returns what it prints and its exit code.
+func Run(ctx context.Context, docker client.APIClient, application, member string, args []string) (stdout, stderr string, code int, err error) {
+	cmd := []string{"openmanage", "exec", "--application", application}
+	if member != "" {
+		cmd = append(cmd, "--member", member)
+	}
+	return inManager(ctx, docker, append(append(cmd, "--"), args...))
+}
+
+// inManager runs a command in the manager's container on this node.
+func inManager(ctx context.Context, docker client.APIClient, cmd []string) (stdout, stderr string, code int, err error) {
+	id, err := manager(ctx, docker)
+	if err != nil {
+		return "", "", 0, err
+	}
+	created, err := docker.ExecCreate(ctx, id, client.ExecCreateOptions{AttachStdout: true, AttachStderr: true, Cmd: cmd})
+	if err != nil {
+		return "", "", 0, err
 	}
 	res, err := docker.ExecAttach(ctx, created.ID, client.ExecAttachOptions{})
 	if err != nil {
-		return status, fmt.Errorf("ask the manager for the members' status: %w", err)
+		return "", "", 0, err
 	}
 	defer res.Close()
 	stop := context.AfterFunc(ctx, res.Close) // a read does not heed the context
 	defer stop()
-	var stdout, stderr bytes.Buffer
-	if _, err := stdcopy.StdCopy(&stdout, &stderr, res.Reader); err != nil {
-		return status, fmt.Errorf("ask the manager for the members' status: %w", err)
+	var out, errs bytes.Buffer
+	if _, err := stdcopy.StdCopy(&out, &errs, res.Reader); err != nil {
+		return "", "", 0, err
 	}
-	if err := json.Unmarshal(stdout.Bytes(), &status); err != nil {
-		return status, fmt.Errorf("the manager's answer about the members cannot be read: %w: %s", err, strings.TrimSpace(stderr.String()))
-	}
-	return status, nil
+	inspect, err := docker.ExecInspect(ctx, created.ID, client.ExecInspectOptions{})
+	return out.String(), errs.String(), inspect.ExitCode, err
 }
 
 // detachKeys take the place of Docker's ctrl-p,ctrl-q, which would swallow psql's
