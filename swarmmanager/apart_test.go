@@ -121,10 +121,13 @@ func TestMembersStayTogetherWhereAMoveIsImpossibleOrUnwise(t *testing.T) {
 		"a member is not healthy": func(p *plan) {
 			p.says("pg-3", func(s *api.MemberStatus) { s.Healthy = false })
 		},
-		"a member is about to stop":        func(p *plan) { p.says("pg-3", func(s *api.MemberStatus) { s.Leaving = true }) },
-		"the leader is new":                func(p *plan) { p.o.steady = false },
-		"an operation is under way":        func(p *plan) { p.o.operating = func(string) bool { return true } },
-		"its service has no pin":           func(p *plan) { p.o.services["pg"][1].Spec.TaskTemplate.Placement = nil },
+		"a member is about to stop": func(p *plan) { p.says("pg-3", func(s *api.MemberStatus) { s.Leaving = true }) },
+		"the leader is new":         func(p *plan) { p.o.steady = false },
+		"an operation is under way": func(p *plan) { p.o.operating = func(string) bool { return true } },
+		"its service has no pin":    func(p *plan) { p.o.services["pg"][1].Spec.TaskTemplate.Placement = nil },
+		"its service has another's pin": func(p *plan) {
+			p.o.services["pg"][1].Spec.TaskTemplate.Placement.Constraints = []string{"node.labels." + api.PinLabel("pg-20") + " != elsewhere"}
+		},
 		"its service may not":              func(p *plan) { p.constrain("node.hostname != node3") },
 		"its service has to be here":       func(p *plan) { p.constrain("node.labels.disk==fast") },
 		"who knows what its service wants": func(p *plan) { p.constrain("node.platform.os == linux") },
@@ -235,11 +238,12 @@ func TestThreeOnOneNodeAreMovedOneAfterTheOther(t *testing.T) {
 func TestANewLeaderGoesOnWithAMove(t *testing.T) {
 	p := crowd(t)
 	p.after(apartAfter + time.Second)
-	words := maps.Clone(p.o.statuses)
-	p.o.steady, p.o.statuses = false, map[string]liveStatus{}
+	words, reports := maps.Clone(p.o.statuses), p.o.reports
+	p.o.steady, p.o.statuses, p.o.reports = false, map[string]liveStatus{}, map[string]api.Report{}
 	p.after(time.Second)
+	assert.Assert(t, p.app.Apart != nil, "it has not heard the nodes yet")
+	p.o.steady, p.o.statuses, p.o.reports = true, words, reports
 	assert.Equal(t, len(p.labels()), 2)
-	p.o.steady, p.o.statuses = true, words
 	p.moves("pg-2", "n3")
 	p.step()
 	assert.Assert(t, p.app.Apart == nil)
