@@ -31,13 +31,15 @@ func main() {
 	appenders := flag.Int("appenders", 1, "workers that append rows")
 	registers := flag.Int("registers", 0, "workers that use registers")
 	flag.Parse()
-	if err := run(strings.Split(*members, ","), *password, *file, *appenders, *registers); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	if err := work(ctx, strings.Split(*members, ","), *password, *file, *appenders, *registers); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(members []string, passwordFile, file string, appenders, registers int) error {
+func work(ctx context.Context, members []string, passwordFile, file string, appenders, registers int) error {
 	password, err := os.ReadFile(passwordFile)
 	if err != nil {
 		return err
@@ -46,8 +48,6 @@ func run(members []string, passwordFile, file string, appenders, registers int) 
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
-	defer stop()
 	hostname, err := os.Hostname()
 	if err != nil {
 		return err

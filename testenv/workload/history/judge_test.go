@@ -120,8 +120,12 @@ func TestLostRowsAreSeen(t *testing.T) {
 }
 
 func TestTwoPrimariesAreSeen(t *testing.T) {
-	says := func(member string, timeline int, ms int64) Sighting { return Sighting{member, timeline, ms * 1000, false} }
-	wrote := func(member string, timeline int, ms int64) Sighting { return Sighting{member, timeline, ms * 1000, true} }
+	says := func(member string, timeline int, ms int64) Sighting {
+		return Sighting{member, timeline, ms * 1000, false}
+	}
+	wrote := func(member string, timeline int, ms int64) Sighting {
+		return Sighting{member, timeline, ms * 1000, true}
+	}
 	for _, tc := range []struct {
 		doc string
 		bad int
