@@ -315,13 +315,14 @@ func (s *suite) settle(ctx context.Context, strokes []stroke) ([]product.Member,
 		}
 	}
 	err := product.Until(ctx, 5*time.Minute, "no operation on pg", func(ctx context.Context) error {
-		out, err := s.CLI(ctx, "operation", "ls", "--format", "{{.Target}} {{.Kind}} {{.Ended}} {{.Step}}")
+		out, err := s.CLI(ctx, "operation", "ls", "--format", "{{.Target}} {{.State}} {{.Kind}} {{.Step}}")
 		if err != nil {
 			return err
 		}
 		for line := range strings.Lines(out) {
-			if strings.HasPrefix(line, "pg ") && strings.Contains(line, " - ") {
-				return fmt.Errorf("%s", line)
+			f := strings.Fields(line)
+			if len(f) > 2 && f[0] == "pg" && !slices.Contains([]string{"done", "failed", "cancelled"}, f[1]) {
+				return errors.New(line)
 			}
 		}
 		return nil
