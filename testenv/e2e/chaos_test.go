@@ -90,6 +90,8 @@ func (s *suite) situation(t *testing.T, ctx context.Context) situation {
 	t.Helper()
 	members, err := s.WaitHealthy(ctx, "pg", 3, 5*time.Minute)
 	assert.NilError(t, err)
+	members, err = s.spread(ctx, members)
+	assert.NilError(t, err)
 	leader, err := s.c.Leader(ctx)
 	assert.NilError(t, err)
 	at := situation{leader: leader.Name, primary: primary(t, members).Member, on: map[string]string{}}

@@ -79,6 +79,7 @@ func (s *suite) startWorkload(t *testing.T, ctx context.Context, nodes []*cluste
 	if len(nodes) == 1 {
 		place = []string{"--constraint", "node.hostname==" + nodes[0].Name}
 	}
+	retry := time.Duration(len(nodes)*len(nodes)) * 50 * time.Millisecond // as many in all are enough
 	for _, n := range nodes {
 		_, _, err := n.Exec(ctx, "sh", "-c", "rm -rf "+clientDir+" && mkdir "+clientDir)
 		assert.NilError(t, err)
@@ -89,7 +90,7 @@ func (s *suite) startWorkload(t *testing.T, ctx context.Context, nodes []*cluste
 		"--secret", "source=pg_superuser-password,target=password", "--restart-delay", "1s", "--stop-grace-period", "2s",
 		"--mount", "type=bind,source=" + clientDir + ",target=/workload", "--entrypoint", "/workload/workload",
 	}, place...)
-	args = append(args, "postgres:17", "-log", "/workload/log", "-members", "pg-1,pg-2,pg-3,pg-4", "-registers", strconv.Itoa(registerWorkers))
+	args = append(args, "postgres:17", "-log", "/workload/log", "-members", "pg-1,pg-2,pg-3,pg-4", "-registers", strconv.Itoa(registerWorkers), "-retry", retry.String())
 	_, err = s.Docker(ctx, args...)
 	assert.NilError(t, err)
 	t.Cleanup(func() {

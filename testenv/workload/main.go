@@ -18,6 +18,7 @@ import (
 	"os/signal"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -30,16 +31,17 @@ func main() {
 	file := flag.String("log", "", "file to append to")
 	appenders := flag.Int("appenders", 1, "workers that append rows")
 	registers := flag.Int("registers", 0, "workers that use registers")
+	retry := flag.Duration("retry", 50*time.Millisecond, "how soon a member that does not answer is tried again")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	if err := work(ctx, strings.Split(*members, ","), *password, *file, *appenders, *registers); err != nil {
+	if err := work(ctx, strings.Split(*members, ","), *password, *file, *appenders, *registers, *retry); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func work(ctx context.Context, members []string, passwordFile, file string, appenders, registers int) error {
+func work(ctx context.Context, members []string, passwordFile, file string, appenders, registers int, retry time.Duration) error {
 	password, err := os.ReadFile(passwordFile)
 	if err != nil {
 		return err
@@ -54,7 +56,7 @@ func work(ctx context.Context, members []string, passwordFile, file string, appe
 	}
 	log := &log{file: out}
 	dial := dialer(strings.TrimSpace(string(password)))
-	s := &scout{members: members, dial: dial, log: log}
+	s := &scout{members: members, dial: dial, log: log, retry: retry}
 	var group sync.WaitGroup
 	for _, member := range members {
 		group.Go(func() { s.watch(ctx, member) })

@@ -14,8 +14,8 @@ import (
 
 const (
 	connectTimeout = time.Second
-	// retry is how soon a connection that failed is tried again.
-	retry = 50 * time.Millisecond
+	// soon is how often a worker asks the scout for a primary while there is none.
+	soon = 50 * time.Millisecond
 	// look is how often each member is asked whether it is the primary.
 	look = 100 * time.Millisecond
 )
@@ -39,6 +39,7 @@ type scout struct {
 	members []string
 	dial    dialFunc
 	log     *log
+	retry   time.Duration // how soon a connection that failed is tried again
 
 	mu    sync.Mutex
 	reign *reign
@@ -69,10 +70,10 @@ func (s *scout) watch(ctx context.Context, member string) {
 			conn, _ = s.dial(ctx, member)
 		}
 		if conn == nil {
-			pause = retry
+			pause = s.retry
 		} else if seen, err := s.ask(ctx, conn, member); err != nil {
 			closeNow(conn)
-			conn, pause = nil, retry
+			conn, pause = nil, s.retry
 		} else {
 			s.heard(ctx, member, seen)
 		}
@@ -142,14 +143,14 @@ func (s *scout) primary(ctx context.Context) (*reign, error) {
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
-		case <-time.After(retry):
+		case <-time.After(soon):
 		}
 	}
 }
 
 // closeNow does not wait for a server that may be gone.
 func closeNow(conn *pgconn.PgConn) {
-	ctx, cancel := context.WithTimeout(context.Background(), retry)
+	ctx, cancel := context.WithTimeout(context.Background(), soon)
 	defer cancel()
 	_ = conn.Close(ctx)
 }

@@ -45,7 +45,7 @@ func (w *worker) work(ctx context.Context) {
 		}
 		conn, err := w.dial(r.ctx, r.member)
 		if err != nil {
-			wait(ctx, retry)
+			wait(ctx, soon)
 			continue
 		}
 		for r.ctx.Err() == nil && !conn.IsClosed() {

@@ -28,7 +28,7 @@ func TestClientsWriteDownWhatAServerDid(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	// The second member is nowhere, and keeps nobody from the first.
-	go func() { ended <- work(ctx, []string{"127.0.0.1", "192.0.2.1"}, password, log, 2, 4) }()
+	go func() { ended <- work(ctx, []string{"127.0.0.1", "192.0.2.1"}, password, log, 2, 4, soon) }()
 
 	var h history.History
 	read := 0
