@@ -72,6 +72,7 @@ func TestWithoutALeaderThePrimaryGoesOnAndStopsAtACut(t *testing.T) {
 		return nil
 	})
 	assert.NilError(t, err)
+	assert.NilError(t, c.hear(ctx)) // what was seen until then
 	t.Logf("the server is gone %s after the cut", time.Duration(boottime()-cut).Round(100*time.Millisecond))
 	seen := len(c.Sightings)
 	pass(ctx, 2*api.LeaseDuration) // what must not happen
@@ -118,20 +119,27 @@ func TestNobodyIsPromotedWhileAVoterIsMissing(t *testing.T) {
 	}
 	assert.Assert(t, is.Len(standbys, 2))
 	missing, left := standbys[0], standbys[1]
-	scale := func(replicas int) {
-		for _, m := range []product.Member{former, missing} {
-			_, err := s.Docker(ctx, "service", "scale", "--detach", fmt.Sprintf("pg_%s=%d", strings.TrimPrefix(m.Member, "pg-"), replicas))
-			assert.NilError(t, err)
+	// Nodes that take no new tasks: what is killed stays away.
+	nodes := func(ctx context.Context, availability string) {
+		for _, n := range s.c.Nodes() {
+			err := product.Until(ctx, time.Minute, n.Name+" "+availability, func(ctx context.Context) error {
+				_, err := s.Docker(ctx, "node", "update", "--availability", availability, n.Name)
+				return err
+			})
+			assert.Check(t, err)
 		}
 	}
-	t.Cleanup(func() { scale(1) })
-	// Both at once, before the primary stops to count on the standby; Swarm starts
-	// neither again.
+	nodes(ctx, "pause")
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		nodes(ctx, "active")
+	})
+	// Both at once, before the primary stops to count on the standby.
 	for _, m := range []product.Member{missing, former} {
 		_, _, err := s.node(t, m.Node).Exec(ctx, "sh", "-c", "docker kill "+containerOf(m.Member))
 		assert.NilError(t, err)
 	}
-	scale(0)
 
 	says := func(ctx context.Context) (string, error) {
 		stdout, stderr, err := s.Input(ctx, nil, "openmanage", "ps", "pg")
@@ -169,7 +177,7 @@ func TestNobodyIsPromotedWhileAVoterIsMissing(t *testing.T) {
 	standing, err := s.Members(ctx, "pg")
 	assert.NilError(t, err)
 	assert.Equal(t, primary(t, standing).Member, left.Member)
-	scale(1)
+	nodes(ctx, "active")
 	after := s.sameDatabase(t, ctx, 100)
 	assert.Equal(t, primary(t, after).Member, left.Member)
 }
