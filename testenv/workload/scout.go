@@ -50,7 +50,7 @@ type scout struct {
 type reign struct {
 	member   string
 	timeline int
-	ctx      context.Context //nolint:containedctx // it is the reign
+	ctx      context.Context
 	end      context.CancelFunc
 }
 

@@ -65,10 +65,10 @@ func wait(ctx context.Context, d time.Duration) {
 
 // do does an operation and writes it down before and after.
 func (w *worker) do(r *reign, conn *pgconn.PgConn) {
-	op := history.Op{ID: rand.Int64N(1<<62) + 1, Worker: w.name, Member: r.member, Kind: history.Append, Begin: now()}
+	op := history.Op{ID: rand.Int64N(1<<62) + 1, Worker: w.name, Member: r.member, Kind: history.Append, Begin: now()} //nolint:gosec // no secret
 	if !w.appends {
-		op.Kind = []string{history.Read, history.Write, history.Swap}[rand.IntN(3)]
-		op.Key = int(op.Begin/int64(epoch))%epochs*perEpoch + rand.IntN(perEpoch)
+		op.Kind = []string{history.Read, history.Write, history.Swap}[rand.IntN(3)] //nolint:gosec // no secret
+		op.Key = int(op.Begin/int64(epoch))%epochs*perEpoch + rand.IntN(perEpoch) //nolint:gosec // no secret
 		if op.Kind == history.Swap {
 			op.Old = w.last
 		}
