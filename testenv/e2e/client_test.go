@@ -37,6 +37,7 @@ const (
 type client struct {
 	history.History
 	s     *suite
+	of    string // application
 	nodes []*cluster.Node
 	read  map[int]int // by node's number: bytes of its log that the history has
 }
@@ -44,7 +45,7 @@ type client struct {
 // startClient starts to append rows from node, which must outlive the test.
 func (s *suite) startClient(t *testing.T, ctx context.Context, node *cluster.Node) *client {
 	t.Helper()
-	return s.startWorkload(t, ctx, []*cluster.Node{node}, 0)
+	return s.startWorkload(t, ctx, "pg", []*cluster.Node{node}, 0, 0)
 }
 
 // startClients starts, on every node, one worker that appends rows and some that use
@@ -52,7 +53,7 @@ func (s *suite) startClient(t *testing.T, ctx context.Context, node *cluster.Nod
 // the primary.
 func (s *suite) startClients(t *testing.T, ctx context.Context, registers int) *client {
 	t.Helper()
-	return s.startWorkload(t, ctx, s.c.Nodes(), registers)
+	return s.startWorkload(t, ctx, "pg", s.c.Nodes(), registers, 0)
 }
 
 // workloadBinary is the client's program, static.
@@ -66,15 +67,18 @@ var workloadBinary = sync.OnceValues(func() (string, error) {
 	return file, err
 })
 
-func (s *suite) startWorkload(t *testing.T, ctx context.Context, nodes []*cluster.Node, registerWorkers int) *client {
+// startWorkload starts clients of an application. filler: how large their rows are,
+// in units of 32 bytes.
+func (s *suite) startWorkload(t *testing.T, ctx context.Context, application string, nodes []*cluster.Node, registerWorkers, filler int) *client {
 	t.Helper()
 	s.stopClients(ctx)
-	_, err := s.SQL(ctx, "pg", fmt.Sprintf(`DROP TABLE IF EXISTS appended, register; CREATE TABLE appended (id bigint PRIMARY KEY);
+	_, err := s.SQL(ctx, application, fmt.Sprintf(`DROP TABLE IF EXISTS appended, register;
+		CREATE TABLE appended (id bigint PRIMARY KEY, filler text); ALTER TABLE appended ALTER filler SET STORAGE EXTERNAL;
 		CREATE TABLE register (k int PRIMARY KEY, v bigint NOT NULL); INSERT INTO register SELECT k, 0 FROM generate_series(0, %d) k`, registers-1))
 	assert.NilError(t, err)
 	binary, err := workloadBinary()
 	assert.NilError(t, err)
-	c := &client{s: s, nodes: nodes, read: map[int]int{}}
+	c := &client{s: s, of: application, nodes: nodes, read: map[int]int{}}
 	place := []string{"--mode", "global"}
 	if len(nodes) == 1 {
 		place = []string{"--constraint", "node.hostname==" + nodes[0].Name}
@@ -86,11 +90,15 @@ func (s *suite) startWorkload(t *testing.T, ctx context.Context, nodes []*cluste
 		assert.NilError(t, n.Put(ctx, binary, clientDir+"/workload"))
 	}
 	args := append([]string{
-		"service", "create", "--detach", "--name", clientService, "--network", "pg_default", "--hostname", "{{.Node.Hostname}}",
-		"--secret", "source=pg_superuser-password,target=password", "--restart-delay", "1s", "--stop-grace-period", "2s",
+		"service", "create", "--detach", "--name", clientService, "--network", application + "_default", "--hostname", "{{.Node.Hostname}}",
+		"--secret", "source=" + application + "_superuser-password,target=password", "--restart-delay", "1s", "--stop-grace-period", "2s",
 		"--mount", "type=bind,source=" + clientDir + ",target=/workload", "--entrypoint", "/workload/workload",
 	}, place...)
-	args = append(args, "postgres:17", "-log", "/workload/log", "-members", "pg-1,pg-2,pg-3,pg-4", "-registers", strconv.Itoa(registerWorkers), "-retry", retry.String())
+	var members []string
+	for i := range 4 { // one that is not there harms nobody
+		members = append(members, fmt.Sprintf("%s-%d", application, i+1))
+	}
+	args = append(args, "postgres:17", "-log", "/workload/log", "-members", strings.Join(members, ","), "-filler", strconv.Itoa(filler), "-registers", strconv.Itoa(registerWorkers), "-retry", retry.String())
 	_, err = s.Docker(ctx, args...)
 	assert.NilError(t, err)
 	t.Cleanup(func() {
@@ -154,7 +162,7 @@ func (c *client) keep(t *testing.T, ctx context.Context) {
 			t.Log(err)
 		}
 	}
-	if events, err := c.s.CLI(ctx, "events", "pg"); err == nil {
+	if events, err := c.s.CLI(ctx, "events", c.of); err == nil {
 		_ = os.WriteFile(filepath.Join(dir, "events"), []byte(events), 0o600)
 	}
 	t.Logf("the clients' logs are in %s", dir)
@@ -197,7 +205,7 @@ func (c *client) judge(t *testing.T, ctx context.Context, since int64) {
 	var rows string
 	err := product.Until(ctx, time.Minute, "all rows", func(ctx context.Context) error {
 		var err error
-		rows, err = c.s.SQL(ctx, "pg", "SELECT id FROM appended")
+		rows, err = c.s.SQL(ctx, c.of, "SELECT id FROM appended")
 		return err
 	})
 	assert.NilError(t, err)

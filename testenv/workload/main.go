@@ -5,7 +5,7 @@
 //
 // Its tables must be there:
 //
-//	CREATE TABLE appended (id bigint PRIMARY KEY);
+//	CREATE TABLE appended (id bigint PRIMARY KEY, filler text);
 //	CREATE TABLE register (k int PRIMARY KEY, v bigint NOT NULL); -- with all registers, 0
 package main
 
@@ -32,16 +32,17 @@ func main() {
 	appenders := flag.Int("appenders", 1, "workers that append rows")
 	registers := flag.Int("registers", 0, "workers that use registers")
 	retry := flag.Duration("retry", 50*time.Millisecond, "how soon a member that does not answer is tried again")
+	filler := flag.Int("filler", 0, "append rows of so many times 32 bytes")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	if err := work(ctx, strings.Split(*members, ","), *password, *file, *appenders, *registers, *retry); err != nil {
+	if err := work(ctx, strings.Split(*members, ","), *password, *file, *appenders, *registers, *filler, *retry); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func work(ctx context.Context, members []string, passwordFile, file string, appenders, registers int, retry time.Duration) error {
+func work(ctx context.Context, members []string, passwordFile, file string, appenders, registers, filler int, retry time.Duration) error {
 	password, err := os.ReadFile(passwordFile)
 	if err != nil {
 		return err
@@ -62,7 +63,7 @@ func work(ctx context.Context, members []string, passwordFile, file string, appe
 		group.Go(func() { s.watch(ctx, member) })
 	}
 	for i := range appenders + registers {
-		w := &worker{name: fmt.Sprintf("%s.%d", hostname, i), scout: s, dial: dial, log: log, appends: i < appenders}
+		w := &worker{name: fmt.Sprintf("%s.%d", hostname, i), scout: s, dial: dial, log: log, appends: i < appenders, filler: filler}
 		group.Go(func() { w.work(ctx) })
 	}
 	group.Wait()

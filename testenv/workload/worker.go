@@ -23,6 +23,8 @@ const (
 	perEpoch = 3
 	epochs   = 2000
 	epoch    = 20 * time.Second
+	// small is how large a row is, times 32 bytes, after one that may not have fitted.
+	small = 200
 )
 
 // worker does one operation after the other, over connections that live as long as
@@ -33,8 +35,10 @@ type worker struct {
 	dial    dialFunc
 	log     *log
 	appends bool
+	filler  int // how many times 32 bytes a row has
 
-	last int64 // the value of a register that it has seen
+	last    int64 // the value of a register that it has seen
+	refused bool  // the last row
 }
 
 func (w *worker) work(ctx context.Context) {
@@ -68,7 +72,7 @@ func (w *worker) do(r *reign, conn *pgconn.PgConn) {
 	op := history.Op{ID: rand.Int64N(1<<62) + 1, Worker: w.name, Member: r.member, Kind: history.Append, Begin: now()} //nolint:gosec // no secret
 	if !w.appends {
 		op.Kind = []string{history.Read, history.Write, history.Swap}[rand.IntN(3)] //nolint:gosec // no secret
-		op.Key = int(op.Begin/int64(epoch))%epochs*perEpoch + rand.IntN(perEpoch) //nolint:gosec // no secret
+		op.Key = int(op.Begin/int64(epoch))%epochs*perEpoch + rand.IntN(perEpoch)   //nolint:gosec // no secret
 		if op.Kind == history.Swap {
 			op.Old = w.last
 		}
@@ -78,6 +82,7 @@ func (w *worker) do(r *reign, conn *pgconn.PgConn) {
 	defer cancel()
 	committing, err := w.execute(ctx, conn, &op)
 	op.End, op.Outcome = now(), outcome(committing, err)
+	w.refused = err != nil
 	if err != nil {
 		op.Error = err.Error()
 		closeNow(conn)
@@ -111,7 +116,12 @@ func (w *worker) execute(ctx context.Context, conn *pgconn.PgConn, op *history.O
 	id, key := strconv.FormatInt(op.ID, 10), strconv.Itoa(op.Key)
 	switch op.Kind {
 	case history.Append:
-		rows, err := query(ctx, conn, `INSERT INTO appended (id) VALUES ($1) RETURNING `+clockSQL+`, `+timelineSQL, id)
+		filler := w.filler
+		if w.refused {
+			filler = min(filler, small)
+		}
+		rows, err := query(ctx, conn, `INSERT INTO appended (id, filler) SELECT $1, string_agg(md5(random()::text), '') FROM generate_series(1, $2::int) RETURNING `+
+			clockSQL+`, `+timelineSQL, id, strconv.Itoa(filler))
 		if err == nil && len(rows) == 1 {
 			op.Clock, op.Timeline, err = parseClock(rows[0])
 		}

@@ -28,7 +28,7 @@ func TestClientsWriteDownWhatAServerDid(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	// The second member is nowhere, and keeps nobody from the first.
-	go func() { ended <- work(ctx, []string{"127.0.0.1", "192.0.2.1"}, password, log, 2, 4, soon) }()
+	go func() { ended <- work(ctx, []string{"127.0.0.1", "192.0.2.1"}, password, log, 2, 4, 10, soon) }()
 
 	var h history.History
 	read := 0
@@ -94,7 +94,7 @@ func startServer(t *testing.T) *server {
 	assert.NilError(t, err, string(out))
 	s.start(t)
 	t.Cleanup(func() { s.crash(t) })
-	s.sql(t, "CREATE TABLE appended (id bigint PRIMARY KEY); CREATE TABLE register (k int PRIMARY KEY, v bigint NOT NULL);"+
+	s.sql(t, "CREATE TABLE appended (id bigint PRIMARY KEY, filler text); CREATE TABLE register (k int PRIMARY KEY, v bigint NOT NULL);"+
 		fmt.Sprintf("INSERT INTO register SELECT k, 0 FROM generate_series(0, %d) k", perEpoch*epochs-1))
 	return s
 }
