@@ -36,7 +36,7 @@ bench: ## measure, and print the tables of docs/benchmarks.md
 	$(GO) run ./testenv/bench
 
 chaos: ## the long forms of the end-to-end tests
-	OPENMANAGE_LONG=1 $(GO) test -count=1 -p 1 -timeout 6h -v ./testenv/e2e
+	OPENMANAGE_LONG=1 $(GO) test -count=1 -p 1 -timeout 12h -v ./testenv/e2e
 
 demo: ## show the main job on a 3-node Swarm on this machine
 	@$(GO) run ./testenv/demo

@@ -369,6 +369,9 @@ func planHandover(o *observed, app *store.Application, event eventFunc) {
 	if !o.steady {
 		return // what was said counts, a silence does not
 	}
+	if err != nil && waited > handoverPatience {
+		app.Problems = append(app.Problems, fmt.Sprintf("the primary %s is lost (%s), and nobody can take its place yet: %v", h.From, h.Reason, err))
+	}
 	status, heard := o.word(from)
 	if v := o.volumes[from.Volume].Value; !heard && v.Owner != nil && !o.gone(v) {
 		// Its node answers and its agent does not: the plugin ends it.

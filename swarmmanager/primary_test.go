@@ -204,6 +204,23 @@ func TestAPrimaryWhoseContainerIsGoneIsReplacedAtOnce(t *testing.T) {
 	assert.Equal(t, orders.Primary, "pg-2")
 }
 
+// The leader does not know yet that the standby is gone too when it begins.
+func TestAFailoverThatMissesAVoterSaysWhatToDoWhileItWaits(t *testing.T) {
+	p := newPlan(t)
+	p.dead()
+	p.step()
+	assert.Assert(t, p.app.Handover != nil)
+	delete(p.o.statuses, "pg-2")
+	p.obey("pg-3")
+	p.step()
+	assert.Equal(t, len(p.app.Problems), 0, "it may only be late")
+	p.after(handoverPatience + time.Second)
+	assert.Assert(t, p.app.Handover != nil)
+	assert.Equal(t, p.app.Primary, "pg-1")
+	assert.Check(t, is.Contains(strings.Join(p.app.Problems, "\n"), "pg-2 may have acknowledged writes that no other has"))
+	assert.Check(t, is.Contains(strings.Join(p.app.Problems, "\n"), "docker openmanage promote pg --force"))
+}
+
 func TestAPrimaryWhoseServerDoesNotComeUpHandsOverByOrder(t *testing.T) {
 	p := newPlan(t)
 	p.says("pg-1", func(s *api.MemberStatus) { s.State, s.Healthy, s.Role, s.Message = api.StateFailed, false, "", "PANIC" })

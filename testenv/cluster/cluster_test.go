@@ -62,10 +62,12 @@ func TestOnlyOurRulesAreReadAsCuts(t *testing.T) {
 -A FORWARD -s 10.213.0.12/32 -j DROP
 -A OPENMANAGE-CUT-IN -s 10.213.0.12/32 -j DROP
 -A OPENMANAGE-CUT-OUT -d 10.213.0.13/32 -j DROP
+-A OPENMANAGE-CUT-IN -s 10.213.0.13/32 -p tcp -m tcp --dport 2377 -j DROP
 `)
 	assert.DeepEqual(t, got, []rule{
 		{chain: chainIn, peer: netip.MustParseAddr("10.213.0.12"), text: "OPENMANAGE-CUT-IN -s 10.213.0.12/32 -j DROP"},
 		{chain: chainOut, peer: netip.MustParseAddr("10.213.0.13"), text: "OPENMANAGE-CUT-OUT -d 10.213.0.13/32 -j DROP"},
+		{chain: chainIn, peer: netip.MustParseAddr("10.213.0.13"), port: "2377", text: "OPENMANAGE-CUT-IN -s 10.213.0.13/32 -p tcp -m tcp --dport 2377 -j DROP"},
 	}, cmp.AllowUnexported(rule{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }))
 }
 

@@ -32,6 +32,18 @@ func (n *Node) CutOneWay(ctx context.Context, from ...*Node) error {
 	return n.cut(ctx, []string{chainOut}, from)
 }
 
+// CutPort drops what the others send to a TCP port of the node, and nothing else: one
+// service is away while the network is whole.
+func (n *Node) CutPort(ctx context.Context, port int) error {
+	script := prepareChains
+	for _, other := range n.cluster.Nodes() {
+		if other.Number != n.Number {
+			script += ruleCommand(chainIn, other.IP(), fmt.Sprintf(" -p tcp -m tcp --dport %d", port))
+		}
+	}
+	return n.iptables(ctx, script)
+}
+
 // Heal lets all traffic of the node pass again, from whichever side it was cut.
 func (n *Node) Heal(ctx context.Context) error {
 	return n.cluster.each(func(other *Node) error {
@@ -42,7 +54,8 @@ func (n *Node) Heal(ctx context.Context) error {
 	})
 }
 
-// A CutOff is one direction that is cut: what From sends does not reach To.
+// A CutOff is one direction that is cut: what From sends does not reach To, which is
+// a node, or a port of it.
 type CutOff struct{ From, To string }
 
 // Cuts lists the directions that are cut on this node.
@@ -59,7 +72,9 @@ func (n *Node) Cuts(ctx context.Context) ([]CutOff, error) {
 				peer = other.Name
 			}
 		}
-		if rule.chain == chainIn {
+		if rule.port != "" {
+			cuts = append(cuts, CutOff{From: peer, To: n.Name + ":" + rule.port})
+		} else if rule.chain == chainIn {
 			cuts = append(cuts, CutOff{From: peer, To: n.Name})
 		} else {
 			cuts = append(cuts, CutOff{From: n.Name, To: peer})
@@ -78,7 +93,7 @@ func (n *Node) cut(ctx context.Context, chains []string, from []*Node) error {
 			continue
 		}
 		for _, chain := range chains {
-			script += ruleCommand(chain, other.IP())
+			script += ruleCommand(chain, other.IP(), "")
 		}
 	}
 	return n.iptables(ctx, script)
@@ -91,12 +106,12 @@ iptables -w -t mangle -C PREROUTING -j ` + chainIn + ` 2>/dev/null || iptables -
 iptables -w -t mangle -C POSTROUTING -j ` + chainOut + ` 2>/dev/null || iptables -w -t mangle -I POSTROUTING -j ` + chainOut + `
 `
 
-func ruleCommand(chain string, peer netip.Addr) string {
+func ruleCommand(chain string, peer netip.Addr, match string) string {
 	direction := "-s"
 	if chain == chainOut {
 		direction = "-d"
 	}
-	rule := fmt.Sprintf("%s %s %s -j DROP", chain, direction, peer)
+	rule := fmt.Sprintf("%s %s %s%s -j DROP", chain, direction, peer, match)
 	return fmt.Sprintf("iptables -w -t mangle -C %s 2>/dev/null || iptables -w -t mangle -A %s\n", rule, rule)
 }
 
@@ -158,6 +173,7 @@ func (n *Node) pid(ctx context.Context) (int, error) {
 type rule struct {
 	chain string
 	peer  netip.Addr
+	port  string // "": all
 	text  string // as -D takes it
 }
 
@@ -166,7 +182,7 @@ func parseRules(text string) []rule {
 	var rules []rule
 	for line := range strings.Lines(text) {
 		fields := strings.Fields(line)
-		if len(fields) != 6 || fields[0] != "-A" || !slices.Contains([]string{chainIn, chainOut}, fields[1]) {
+		if len(fields) < 6 || fields[0] != "-A" || !slices.Contains([]string{chainIn, chainOut}, fields[1]) {
 			continue
 		}
 		address, _, _ := strings.Cut(fields[3], "/")
@@ -174,7 +190,11 @@ func parseRules(text string) []rule {
 		if err != nil {
 			continue
 		}
-		rules = append(rules, rule{chain: fields[1], peer: peer, text: strings.Join(fields[1:], " ")})
+		port := ""
+		if i := slices.Index(fields, "--dport"); i > 0 && i+1 < len(fields) {
+			port = fields[i+1]
+		}
+		rules = append(rules, rule{chain: fields[1], peer: peer, port: port, text: strings.Join(fields[1:], " ")})
 	}
 	return rules
 }

@@ -66,6 +66,12 @@ func (n *Node) Exec(ctx context.Context, args ...string) (stdout, stderr string,
 	return stdout, stderr, err
 }
 
+// Put copies a file of this machine to the node, with its mode.
+func (n *Node) Put(ctx context.Context, file, path string) error {
+	_, err := host.Docker(ctx, "cp", "--quiet", file, n.Container()+":"+path)
+	return err
+}
+
 // State is that of the node's container: running, paused, exited.
 func (n *Node) State(ctx context.Context) (string, error) {
 	out, err := host.Docker(ctx, "inspect", "--format", "{{.State.Status}}", n.Container())

@@ -3,123 +3,232 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"math"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
 	"github.com/openmanage/openmanage/testenv/cluster"
+	"github.com/openmanage/openmanage/testenv/host"
 	"github.com/openmanage/openmanage/testenv/product"
+	"github.com/openmanage/openmanage/testenv/workload/history"
 )
 
-// insert is a client as libpq's documentation describes one for several servers:
-// it finds the primary among all members, and writes one row after the other,
-// each over a connection of its own. A row is noted, with the time in ms, when the
-// server has acknowledged it.
-const insert = `export PGPASSWORD=$(cat /run/secrets/password) PGHOST=pg-1,pg-2,pg-3 PGUSER=postgres PGTARGETSESSIONATTRS=primary PGCONNECT_TIMEOUT=2
-: > /tmp/acked; i=0
-while :; do i=$((i+1)); timeout 4 psql -qXc "INSERT INTO acked VALUES ($i)" >/dev/null 2>&1 && echo "$i $(date +%s%3N)" >> /tmp/acked; sleep 0.05; done`
+const (
+	// clientDir is where a node has the client's program and its log. They outlive
+	// the client, and the node's death.
+	clientDir     = "/var/tmp/openmanage-workload"
+	clientService = "workload"
+	// perEpoch × epochs registers, as testenv/workload uses them.
+	registers = 6000
+	// settled is after how long nobody uses a register any more.
+	settled = 45 * time.Second
+)
 
-// client is a service that writes rows on a node of its own choice.
+// client is a service that uses the database over connections that it makes as an
+// application would: testenv/workload. What it did and saw is its history.
 type client struct {
-	s    *suite
-	node *cluster.Node
+	history.History
+	s     *suite
+	of    string // application
+	nodes []*cluster.Node
+	read  map[int]int // by node's number: bytes of its log that the history has
 }
 
-// startClient starts to write from node, which must outlive the test.
+// startClient starts to append rows from node, which must outlive the test.
 func (s *suite) startClient(t *testing.T, ctx context.Context, node *cluster.Node) *client {
 	t.Helper()
-	s.stopClient(ctx)
-	_, err := s.SQL(ctx, "pg", "DROP TABLE IF EXISTS acked; CREATE TABLE acked (id int PRIMARY KEY)")
+	return s.startWorkload(t, ctx, "pg", []*cluster.Node{node}, 0, 0)
+}
+
+// startClients starts, on every node, one worker that appends rows and some that use
+// registers. So there is one on whatever side of a cut, and one that is paused with
+// the primary.
+func (s *suite) startClients(t *testing.T, ctx context.Context, registers int) *client {
+	t.Helper()
+	return s.startWorkload(t, ctx, "pg", s.c.Nodes(), registers, 0)
+}
+
+// workloadBinary is the client's program, static.
+var workloadBinary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "openmanage-workload-")
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(dir, "workload")
+	_, err = host.Run(context.Background(), "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-o", file, "../workload")
+	return file, err
+})
+
+// startWorkload starts clients of an application. filler: how large their rows are,
+// in units of 32 bytes.
+func (s *suite) startWorkload(t *testing.T, ctx context.Context, application string, nodes []*cluster.Node, registerWorkers, filler int) *client {
+	t.Helper()
+	s.stopClients(ctx)
+	_, err := s.SQL(ctx, application, fmt.Sprintf(`DROP TABLE IF EXISTS appended, register;
+		CREATE TABLE appended (id bigint PRIMARY KEY, filler text); ALTER TABLE appended ALTER filler SET STORAGE EXTERNAL;
+		CREATE TABLE register (k int PRIMARY KEY, v bigint NOT NULL); INSERT INTO register SELECT k, 0 FROM generate_series(0, %d) k`, registers-1))
 	assert.NilError(t, err)
-	_, err = s.Docker(ctx, "service", "create", "--detach", "--name", "acked", "--network", "pg_default",
-		"--secret", "source=pg_superuser-password,target=password", "--constraint", "node.hostname=="+node.Name,
-		"--entrypoint", "bash", "postgres:17", "-c", insert)
+	binary, err := workloadBinary()
 	assert.NilError(t, err)
-	c := &client{s, node}
+	c := &client{s: s, of: application, nodes: nodes, read: map[int]int{}}
+	place := []string{"--mode", "global"}
+	if len(nodes) == 1 {
+		place = []string{"--constraint", "node.hostname==" + nodes[0].Name}
+	}
+	retry := time.Duration(len(nodes)*len(nodes)) * 50 * time.Millisecond // as many in all are enough
+	for _, n := range nodes {
+		_, _, err := n.Exec(ctx, "sh", "-c", "rm -rf "+clientDir+" && mkdir "+clientDir)
+		assert.NilError(t, err)
+		assert.NilError(t, n.Put(ctx, binary, clientDir+"/workload"))
+	}
+	args := append([]string{
+		"service", "create", "--detach", "--name", clientService, "--network", application + "_default", "--hostname", "{{.Node.Hostname}}",
+		"--secret", "source=" + application + "_superuser-password,target=password", "--restart-delay", "1s", "--stop-grace-period", "2s",
+		"--mount", "type=bind,source=" + clientDir + ",target=/workload", "--entrypoint", "/workload/workload",
+	}, place...)
+	var members []string
+	for i := range 4 { // one that is not there harms nobody
+		members = append(members, fmt.Sprintf("%s-%d", application, i+1))
+	}
+	args = append(args, "postgres:17", "-log", "/workload/log", "-members", strings.Join(members, ","), "-filler", strconv.Itoa(filler), "-registers", strconv.Itoa(registerWorkers), "-retry", retry.String())
+	_, err = s.Docker(ctx, args...)
+	assert.NilError(t, err)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		s.stopClient(ctx)
+		if t.Failed() {
+			c.keep(t, ctx)
+		}
+		s.stopClients(ctx)
 	})
 	c.writesOn(t, ctx)
 	return c
 }
 
-func (s *suite) stopClient(ctx context.Context) {
-	_, _ = s.Docker(ctx, "service", "rm", "acked") // there may be none
-	_ = product.Until(ctx, 30*time.Second, "client gone", func(ctx context.Context) error {
-		out, err := s.Docker(ctx, "service", "ls", "--quiet", "--filter", "name=acked")
-		if err == nil && out != "" {
-			err = fmt.Errorf("%s", out)
+func (s *suite) stopClients(ctx context.Context) {
+	_, _ = s.Docker(ctx, "service", "rm", clientService) // there may be none
+	_ = product.Until(ctx, 30*time.Second, "clients gone", func(ctx context.Context) error {
+		for _, n := range s.c.Nodes() {
+			out, _, err := n.Exec(ctx, "docker", "ps", "--quiet", "--filter", "label=com.docker.swarm.service.name="+clientService)
+			if err != nil {
+				return err
+			}
+			if strings.TrimSpace(out) != "" {
+				return fmt.Errorf("%s: %s", n.Name, out)
+			}
 		}
-		return err
+		return nil
 	})
 }
 
-// acked returns the rows that were acknowledged, and the longest time in which
-// none was.
-func (c *client) acked(ctx context.Context) (ids []int, gap time.Duration, err error) {
-	out, _, err := c.node.Exec(ctx, "sh", "-c", `docker exec $(docker ps -q --filter label=com.docker.swarm.service.name=acked) cat /tmp/acked`)
+// boottime is the clients' clock.
+func boottime() int64 {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		panic(err)
+	}
+	return now.Nano()
+}
+
+// hear reads what the clients have written down since the last time.
+func (c *client) hear(ctx context.Context) error {
+	for _, n := range c.nodes {
+		out, _, err := n.Exec(ctx, "sh", "-c", fmt.Sprintf("test ! -e %s/log || tail -c +%d %s/log", clientDir, c.read[n.Number]+1, clientDir))
+		if err != nil {
+			return err
+		}
+		c.read[n.Number] += c.Add([]byte(out))
+	}
+	return nil
+}
+
+// keep leaves the clients' logs on this machine, for whoever looks for the reason.
+func (c *client) keep(t *testing.T, ctx context.Context) {
+	dir, err := os.MkdirTemp("", "openmanage-history-")
 	if err != nil {
-		return nil, 0, err
+		return
 	}
-	last := 0
-	for line := range strings.Lines(out) {
-		first, second, _ := strings.Cut(strings.TrimSpace(line), " ")
-		id, err := strconv.Atoi(first)
+	for _, n := range c.nodes {
+		_, err := host.Docker(ctx, "cp", "--quiet", n.Container()+":"+clientDir+"/log", filepath.Join(dir, n.Name+".jsonl"))
 		if err != nil {
-			continue
+			t.Log(err)
 		}
-		ms, err := strconv.Atoi(second)
-		if err != nil {
-			continue // half a line
-		}
-		if last != 0 {
-			gap = max(gap, time.Duration(ms-last)*time.Millisecond)
-		}
-		last = ms
-		ids = append(ids, id)
 	}
-	return ids, gap, nil
+	if events, err := c.s.CLI(ctx, "events", c.of); err == nil {
+		_ = os.WriteFile(filepath.Join(dir, "events"), []byte(events), 0o600)
+	}
+	t.Logf("the clients' logs are in %s", dir)
 }
 
 // writesOn waits until more rows are acknowledged than now.
 func (c *client) writesOn(t *testing.T, ctx context.Context) {
 	t.Helper()
 	before := -1
-	err := product.Until(ctx, 2*time.Minute, "the client's writes", func(ctx context.Context) error {
-		ids, _, err := c.acked(ctx)
-		if err != nil {
+	err := product.Until(ctx, 2*time.Minute, "the clients' writes", func(ctx context.Context) error {
+		if err := c.hear(ctx); err != nil {
 			return err
 		}
+		now := len(c.Appended())
 		if before < 0 {
-			before = len(ids)
+			before = now
 		}
-		if len(ids) < before+3 {
-			return fmt.Errorf("%d rows are acknowledged, %d were", len(ids), before)
+		if now < before+3 {
+			return fmt.Errorf("%d rows are acknowledged, %d were", now, before)
 		}
 		return nil
 	})
 	assert.NilError(t, err)
 }
 
-// lostNothing waits until writes go on and checks that every row that was
-// acknowledged is there. It returns the longest time without one.
+// lostNothing waits until writes go on, and checks that all that was acknowledged is
+// there, that registers were registers and that there was one primary at a time. It
+// returns the longest time without an acknowledged row.
 func (c *client) lostNothing(t *testing.T, ctx context.Context) time.Duration {
 	t.Helper()
 	c.writesOn(t, ctx)
-	ids, gap, err := c.acked(ctx)
+	c.judge(t, ctx, boottime()-settled.Nanoseconds())
+	return c.Gap(0)
+}
+
+// judge judges what is known, without the registers that were used after since.
+func (c *client) judge(t *testing.T, ctx context.Context, since int64) {
+	t.Helper()
+	assert.NilError(t, c.hear(ctx))
+	var rows string
+	err := product.Until(ctx, time.Minute, "all rows", func(ctx context.Context) error {
+		var err error
+		rows, err = c.s.SQL(ctx, c.of, "SELECT id FROM appended")
+		return err
+	})
 	assert.NilError(t, err)
-	assert.Assert(t, len(ids) > 0)
-	list := make([]string, 0, len(ids))
-	for _, id := range ids {
-		list = append(list, strconv.Itoa(id))
+	present := map[int64]bool{}
+	for line := range strings.Lines(rows) {
+		id, err := strconv.ParseInt(strings.TrimSpace(line), 10, 64)
+		assert.NilError(t, err)
+		present[id] = true
 	}
-	missing, err := c.s.SQL(ctx, "pg", "SELECT coalesce(string_agg(id::text, ' '), '') FROM unnest(ARRAY["+strings.Join(list, ",")+"]) id WHERE id NOT IN (SELECT id FROM acked)")
-	assert.NilError(t, err)
-	assert.Equal(t, missing, "", "rows that were acknowledged are lost")
-	return gap
+	problems := c.Lost(present)
+	two, spoke := history.TwoPrimaries(c.Sightings)
+	if spoke > 0 {
+		t.Logf("a primary that woke up called itself one for %s beside its successor", spoke)
+	}
+	problems = append(append(problems, two...), c.Registers(since)...)
+	assert.Assert(t, len(problems) == 0, "%s", strings.Join(problems, "\n"))
+}
+
+// finish stops the clients and judges all that they did.
+func (c *client) finish(t *testing.T, ctx context.Context) {
+	t.Helper()
+	c.s.stopClients(ctx)
+	assert.NilError(t, c.hear(ctx))
+	assert.Assert(t, len(c.Sightings) > 100, "%d sightings of a primary show nothing", len(c.Sightings))
+	c.judge(t, ctx, math.MaxInt64)
 }

@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -11,15 +10,9 @@ import (
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
 
+	"github.com/openmanage/openmanage/testenv/cluster"
 	"github.com/openmanage/openmanage/testenv/product"
 )
-
-// fillDisk is a client that appends rows of half a MiB, and small ones where those do
-// not fit any more, and notes what was acknowledged.
-const fillDisk = `export PGPASSWORD=$(cat /run/secrets/password) PGHOST=full-1,full-2,full-3 PGUSER=postgres PGTARGETSESSIONATTRS=primary PGCONNECT_TIMEOUT=2
-: > /tmp/acked; i=0
-add() { i=$((i+1)); timeout 8 psql -qXc "INSERT INTO filled SELECT $i, string_agg(md5(random()::text), '') FROM generate_series(1, $1)" >/dev/null 2>&1 && echo "$i $(date +%s%3N)" >> /tmp/acked; }
-while :; do add 16384 || add 200; sleep 0.05; done`
 
 func TestAFullDiskIsReportedAndEnlargedWhereExt4CannotGrowInUse(t *testing.T) {
 	fillAndExpand(t, "ext4", "300MiB", "600MiB")
@@ -37,12 +30,13 @@ func fillAndExpand(t *testing.T, fs, size, larger string) {
 	_, err := s.CLI(ctx, "create", "postgresql", "full", "--replicas", "3", "--volume-size", size, "--filesystem", fs, "--yes")
 	assert.NilError(t, err)
 	defer func() {
-		s.stopClient(ctx) // it uses the application's network
+		s.stopClients(ctx) // it uses the application's network
 		s.removeApplication(t, ctx, "full")
 	}()
 	_, err = s.WaitHealthy(ctx, "full", 3, 2*time.Minute)
 	assert.NilError(t, err)
-	c := s.startFilling(t, ctx)
+	// Rows of half a MiB, and small ones where those do not fit any more.
+	c := s.startWorkload(t, ctx, "full", []*cluster.Node{s.other(t)}, 0, 16384)
 
 	var words string
 	err = product.Until(ctx, 4*time.Minute, "a full volume in ps", func(ctx context.Context) error {
@@ -65,7 +59,7 @@ func fillAndExpand(t *testing.T, fs, size, larger string) {
 	assert.NilError(t, err)
 	_, err = s.WaitHealthy(ctx, "full", 3, 2*time.Minute)
 	assert.NilError(t, err)
-	c.lostNothingOf(t, ctx, "full", "filled")
+	c.lostNothing(t, ctx)
 	err = product.Until(ctx, time.Minute, "that all have room", func(ctx context.Context) error {
 		history, err := s.CLI(ctx, "events", "full")
 		if n := strings.Count(history, "has room again"); err == nil && n < 3 {
@@ -104,39 +98,4 @@ func (s *suite) staysWhereItIs(t *testing.T, ctx context.Context, d time.Duratio
 		assert.NilError(t, err)
 		assert.Assert(t, failovers(history) <= 1, history)
 	}
-}
-
-// startFilling starts the client that fills the volumes of full.
-func (s *suite) startFilling(t *testing.T, ctx context.Context) *client {
-	t.Helper()
-	s.stopClient(ctx)
-	_, err := s.SQL(ctx, "full", "CREATE TABLE filled (id int PRIMARY KEY, filler text); ALTER TABLE filled ALTER filler SET STORAGE EXTERNAL")
-	assert.NilError(t, err)
-	node := s.other(t)
-	_, err = s.Docker(ctx, "service", "create", "--detach", "--name", "acked", "--network", "full_default",
-		"--secret", "source=full_superuser-password,target=password", "--constraint", "node.hostname=="+node.Name,
-		"--entrypoint", "bash", "postgres:17", "-c", fillDisk)
-	assert.NilError(t, err)
-	c := &client{s, node}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		s.stopClient(ctx)
-	})
-	c.writesOn(t, ctx)
-	return c
-}
-
-// lostNothingOf waits until writes go on and checks that every row that was
-// acknowledged is in the table.
-func (c *client) lostNothingOf(t *testing.T, ctx context.Context, application, table string) {
-	t.Helper()
-	c.writesOn(t, ctx)
-	ids, _, err := c.acked(ctx)
-	assert.NilError(t, err)
-	list := strings.Trim(strings.ReplaceAll(fmt.Sprint(ids), " ", ","), "[]")
-	missing, err := c.s.SQL(ctx, application, "SELECT coalesce(string_agg(id::text, ' '), '') FROM unnest(ARRAY["+list+"]) id WHERE id NOT IN (SELECT id FROM "+table+")")
-	assert.NilError(t, err)
-	assert.Equal(t, missing, "", "rows that were acknowledged are lost")
-	t.Logf("%d rows were acknowledged and are there", len(ids))
 }

@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 
 // options describe the Swarm.
 var options = cluster.Options{
-	Nodes: 3, Managers: 3, Images: []string{"postgres:17", "debian:trixie-slim"}, Progress: progress.To(os.Stderr),
+	Nodes: 3, Managers: 3, Images: []string{"postgres:17", "postgres:17.7", "debian:trixie-slim"}, Progress: progress.To(os.Stderr),
 }
 
 var prepared = sync.OnceValues(func() (*suite, error) {
@@ -78,7 +78,11 @@ func swarm(t *testing.T) (*suite, context.Context) {
 	}
 	s, err := prepared()
 	assert.NilError(t, err, "the Swarm could not be set up")
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
+	limit := 15 * time.Minute
+	if long() {
+		limit = 6 * time.Hour
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	t.Cleanup(func() {
 		heal, done := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer done()
