@@ -17,8 +17,8 @@ import (
 
 const (
 	lifecycleVolume = "1GiB"
-	// leadersEvery is after how many repetitions the node that leads the Swarm is
-	// killed, in addition.
+	// leadersEvery is for how many kills of a node there is one more, of the node that
+	// leads the Swarm.
 	leadersEvery = 5
 
 	// Seconds without a primary.
@@ -69,7 +69,8 @@ func lifecycle(ctx context.Context, b *bench) (measure.Result, error) {
 			}
 		}
 	}
-	for i := range b.repeat + b.repeat/leadersEvery {
+	leaders := (b.repeat + leadersEvery - 1) / leadersEvery
+	for i := range b.repeat + leaders {
 		if err := l.killNode(ctx, i >= b.repeat); err != nil {
 			return measure.Result{}, fmt.Errorf("%s: %w", nodeKilled, err)
 		}

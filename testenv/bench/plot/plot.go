@@ -112,7 +112,9 @@ func (c Chart) largest() float64 {
 func (p Panel) largest() float64 {
 	largest := p.Goal
 	for _, bar := range p.Bars {
-		largest = max(largest, bar.Median, bar.Worst)
+		if bar.Worst > largest { // not if it is no number
+			largest = bar.Worst
+		}
 	}
 	return largest
 }

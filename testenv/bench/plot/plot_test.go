@@ -41,6 +41,10 @@ func TestDrawingIsXML(t *testing.T) {
 	}
 }
 
+func TestScaleReachesWhatWasMeasuredBesideWhatWasNot(t *testing.T) {
+	assert.Equal(t, chart().Panels[1].largest(), 41.0)
+}
+
 func TestScaleIsRoundAndReachesTheLargest(t *testing.T) {
 	for _, v := range []float64{0.03, 0.9, 1, 7.5, 11.8, 41, 100, 480} {
 		step := niceStep(v)
