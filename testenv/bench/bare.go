@@ -33,7 +33,7 @@ func (s *bare) deploy(ctx context.Context) error {
 	if err := s.b.label(ctx, s.nodeNames()...); err != nil {
 		return err
 	}
-	_, err := s.b.Docker(ctx, "service", "create", "--detach", "--quiet", "--name", bareName, "--network", bareName,
+	_, err := s.b.Docker(ctx, "service", "create", "--detach", "--quiet", "--no-resolve-image", "--name", bareName, "--network", bareName,
 		"--endpoint-mode", "dnsrr", "--restart-delay", "2s", "--constraint", "node.labels."+hereLabel+"==true",
 		"--secret", "source="+bareName+",target=password", "--env", "POSTGRES_PASSWORD_FILE=/run/secrets/password",
 		"--env", "PGDATA="+pgbenchData+"/pgdata", "--mount", volumeMount(bareName, pgbenchData, lifecycleVolume), postgresImage)

@@ -61,7 +61,7 @@ func (b *bench) deployPatroni(ctx context.Context, password string, settings ...
 	if err := writePatroni(dir, b.c.Nodes(), password, settings); err != nil {
 		return nil, err
 	}
-	if _, err := b.Docker(ctx, "stack", "deploy", "--detach", "--resolve-image", "always", "--compose-file", filepath.Join(dir, "stack.yml"), patroniStack); err != nil {
+	if _, err := b.Docker(ctx, "stack", "deploy", "--detach", "--resolve-image", "never", "--compose-file", filepath.Join(dir, "stack.yml"), patroniStack); err != nil {
 		return nil, err
 	}
 	var clusters []*patroni
@@ -238,7 +238,7 @@ func (p *patroni) upgrade(ctx context.Context) error {
 				return err
 			}
 		}
-		if _, err := p.b.Docker(ctx, "service", "update", "--quiet", "--image", next, p.service(m.name)); err != nil {
+		if _, err := p.b.Docker(ctx, "service", "update", "--quiet", "--no-resolve-image", "--image", next, p.service(m.name)); err != nil {
 			return err
 		}
 		err := product.Until(ctx, wholeLimit, m.name+" back", func(ctx context.Context) error {
