@@ -33,23 +33,18 @@ type bench struct {
 	sizes  []int64
 }
 
-// images are what the nodes run.
-func images() []string {
-	return []string{postgresImage, postgresNext, plainImage, patroniImage, patroniNext}
-}
-
-func clusterOptions(say *progress.Reporter) cluster.Options {
-	return cluster.Options{Nodes: 3, Managers: 3, Images: images(), Progress: say}
+func clusterOptions(say *progress.Reporter, images ...string) cluster.Options {
+	return cluster.Options{Nodes: 3, Managers: 3, Images: images, Progress: say}
 }
 
 // prepare sets up what is missing.
-func prepare(ctx context.Context, say *progress.Reporter) (*bench, error) {
+func prepare(ctx context.Context, say *progress.Reporter, images []string) (*bench, error) {
 	release, err := cluster.Exclusive(ctx, clusterOptions(say))
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	c, err := cluster.Up(ctx, clusterOptions(say))
+	c, err := cluster.Up(ctx, clusterOptions(say, images...))
 	if err != nil {
 		return nil, err
 	}
@@ -74,13 +69,13 @@ func prepare(ctx context.Context, say *progress.Reporter) (*bench, error) {
 	if err := p.Install(ctx); err != nil {
 		return nil, err
 	}
-	return b, b.pull(ctx)
+	return b, b.pull(ctx, images)
 }
 
 // pull has the images on every node, so that no pull is measured.
-func (b *bench) pull(ctx context.Context) error {
+func (b *bench) pull(ctx context.Context, images []string) error {
 	for _, node := range b.c.Nodes() {
-		for _, image := range images() {
+		for _, image := range images {
 			if _, err := b.docker(ctx, node, "pull", "--quiet", image); err != nil {
 				return err
 			}

@@ -23,20 +23,22 @@ import (
 type benchmark struct {
 	name string
 	run  func(ctx context.Context, b *bench) (measure.Result, error)
+	// images are those that it runs beside the ones that all have.
+	images []string
 }
 
 // benchmarks are all, in the order in which they run.
 func benchmarks() []benchmark {
 	return []benchmark{
-		{"size", size},
-		{"list", list},
-		{"mount", mount},
-		{"disk", disk},
-		{"pgbench", pgbench},
-		{"idle", idle},
-		{"failover", failover},
-		{"lifecycle", lifecycle},
-		{"join", join},
+		{name: "size", run: size},
+		{name: "list", run: list},
+		{name: "mount", run: mount},
+		{name: "disk", run: disk},
+		{name: "pgbench", run: pgbench},
+		{name: "idle", run: idle},
+		{name: "failover", run: failover},
+		{name: "lifecycle", run: lifecycle, images: []string{postgresNext, patroniImage, patroniNext}},
+		{name: "join", run: join},
 	}
 }
 
@@ -81,7 +83,7 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	say := progress.To(os.Stderr)
-	b, err := prepare(ctx, say)
+	b, err := prepare(ctx, say, imagesOf(chosen))
 	if err != nil {
 		return err
 	}
@@ -141,6 +143,15 @@ func choose(all []benchmark, only string) ([]benchmark, error) {
 		chosen = append(chosen, all[i])
 	}
 	return chosen, nil
+}
+
+// imagesOf are the images that these benchmarks run.
+func imagesOf(chosen []benchmark) []string {
+	images := []string{postgresImage, plainImage}
+	for _, benchmark := range chosen {
+		images = append(images, benchmark.images...)
+	}
+	return images
 }
 
 func names(all []benchmark) []string {
