@@ -8,9 +8,12 @@ import "slices"
 func patroniRecipe(version string) Recipe {
 	r := postgresRecipe(version)
 	r.Name = "patroni"
-	r.Packages = append(slices.Clone(r.Packages), "patroni", "etcd-server", "curl")
+	r.Packages = append(slices.Clone(r.Packages), "patroni", "python3-etcd", "etcd-server", "curl")
 	r.Config = append(slices.DeleteFunc(slices.Clone(r.Config), func(instruction string) bool {
 		return slices.Contains([]string{`ENTRYPOINT ["docker-entrypoint.sh"]`, `CMD ["postgres"]`, "STOPSIGNAL SIGINT"}, instruction)
-	}), `CMD ["patroni", "/run/secrets/patroni.yml"]`)
+	}),
+		// Nobody makes it at the start, as the official image's entrypoint does.
+		"RUN install --directory --owner=postgres --group=postgres --mode=3777 /var/run/postgresql",
+		`CMD ["patroni", "/run/secrets/patroni.yml"]`)
 	return r
 }
