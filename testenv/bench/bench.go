@@ -9,6 +9,7 @@ import (
 
 	"github.com/moby/moby/client"
 
+	"github.com/openmanage/openmanage/testenv/bench/measure"
 	"github.com/openmanage/openmanage/testenv/cluster"
 	"github.com/openmanage/openmanage/testenv/host"
 	"github.com/openmanage/openmanage/testenv/product"
@@ -18,6 +19,7 @@ import (
 // Images that the benchmarks run.
 const (
 	postgresImage = "postgres:17"
+	postgresNext  = "postgres:17.7" // to upgrade to
 	plainImage    = "debian:trixie-slim"
 )
 
@@ -26,20 +28,23 @@ type bench struct {
 	*product.Product
 	c   *cluster.Cluster
 	say *progress.Reporter
+	// repeat and sizes are for those benchmarks that have them.
+	repeat int
+	sizes  []int64
 }
 
-func clusterOptions(say *progress.Reporter) cluster.Options {
-	return cluster.Options{Nodes: 3, Managers: 3, Images: []string{postgresImage, plainImage}, Progress: say}
+func clusterOptions(say *progress.Reporter, images ...string) cluster.Options {
+	return cluster.Options{Nodes: 3, Managers: 3, Images: images, Progress: say}
 }
 
 // prepare sets up what is missing.
-func prepare(ctx context.Context, say *progress.Reporter) (*bench, error) {
+func prepare(ctx context.Context, say *progress.Reporter, images []string) (*bench, error) {
 	release, err := cluster.Exclusive(ctx, clusterOptions(say))
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	c, err := cluster.Up(ctx, clusterOptions(say))
+	c, err := cluster.Up(ctx, clusterOptions(say, images...))
 	if err != nil {
 		return nil, err
 	}
@@ -64,13 +69,13 @@ func prepare(ctx context.Context, say *progress.Reporter) (*bench, error) {
 	if err := p.Install(ctx); err != nil {
 		return nil, err
 	}
-	return b, b.pull(ctx)
+	return b, b.pull(ctx, images)
 }
 
 // pull has the images on every node, so that no pull is measured.
-func (b *bench) pull(ctx context.Context) error {
+func (b *bench) pull(ctx context.Context, images []string) error {
 	for _, node := range b.c.Nodes() {
-		for _, image := range []string{postgresImage, plainImage} {
+		for _, image := range images {
 			if _, err := b.docker(ctx, node, "pull", "--quiet", image); err != nil {
 				return err
 			}
@@ -81,27 +86,27 @@ func (b *bench) pull(ctx context.Context) error {
 
 // measure runs one benchmark on a Swarm that is whole, has this version of
 // OpenManage and belongs to nobody else meanwhile, and returns its table.
-func (b *bench) measure(ctx context.Context, m benchmark) (string, error) {
+func (b *bench) measure(ctx context.Context, m benchmark) (text string, plots []measure.Plot, err error) {
 	release, err := cluster.Exclusive(ctx, clusterOptions(b.say))
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	defer release()
 	b.say.Step("%s: preparing", m.name)
 	if err := b.c.Heal(ctx); err != nil {
-		return "", err
+		return "", nil, err
 	}
 	if b.Via, err = b.c.Node(1); err != nil {
-		return "", err
+		return "", nil, err
 	}
 	if err := b.empty(ctx); err != nil {
-		return "", err
+		return "", nil, err
 	}
 	if err := b.Install(ctx); err != nil {
-		return "", err
+		return "", nil, err
 	}
 	if err := errors.Join(b.tidy(ctx), b.settle(ctx)); err != nil {
-		return "", err
+		return "", nil, err
 	}
 	defer func() {
 		// Also after Ctrl-C.
@@ -115,16 +120,28 @@ func (b *bench) measure(ctx context.Context, m benchmark) (string, error) {
 	b.say.Step("%s: measuring", m.name)
 	result, err := m.run(ctx, b)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	about, err := b.about(ctx)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	about = fmt.Sprintf("Measured %s in %s with `go run ./testenv/bench --only %s`; %s; load average %s before, %s after.",
-		started.UTC().Format("2006-01-02 15:04 MST"), time.Since(started).Round(time.Second), m.name, about, before, loadAverage())
+		started.UTC().Format("2006-01-02 15:04 MST"), time.Since(started).Round(time.Second), m.name+b.flags(), about, before, loadAverage())
 	b.say.Step("%s: done", m.name)
-	return about + "\n\n" + result.Markdown(), nil
+	return about + "\n\n" + result.Markdown(), result.Plots, nil
+}
+
+// flags are those that say how much is measured, where they are not the defaults.
+func (b *bench) flags() string {
+	flags := ""
+	if b.repeat != defaultRepeat {
+		flags += fmt.Sprintf(" --repeat %d", b.repeat)
+	}
+	if sizes := formatSizes(b.sizes); sizes != defaultSizes {
+		flags += " --sizes " + sizes
+	}
+	return flags
 }
 
 // settle waits until OpenManage runs on all nodes again.

@@ -2,9 +2,11 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
 
 	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
 
 	"github.com/openmanage/openmanage/testenv/bench/measure"
 )
@@ -49,4 +51,26 @@ func TestBothSidesComeFirstInTurn(t *testing.T) {
 		}))
 	}
 	assert.DeepEqual(t, order, []int{ourSide, referenceSide, referenceSide, ourSide})
+}
+
+func TestPlotsAreWrittenBesideThePageThatShowsThem(t *testing.T) {
+	page := filepath.Join(t.TempDir(), "benchmarks.md")
+	assert.NilError(t, os.WriteFile(page, []byte("<!-- begin join -->\n<!-- end join -->\n"), 0o600))
+	result := measure.Result{Plots: []measure.Plot{{Name: "join", Shows: "bars", SVG: "<svg/>"}}}
+	assert.NilError(t, write(page, "join", result.Markdown(), result.Plots))
+	text, err := os.ReadFile(page)
+	assert.NilError(t, err)
+	assert.Check(t, is.Contains(string(text), "![bars](benchmarks/join.svg)"))
+	drawn, err := os.ReadFile(filepath.Join(filepath.Dir(page), "benchmarks/join.svg"))
+	assert.NilError(t, err)
+	assert.Equal(t, string(drawn), "<svg/>")
+}
+
+func TestSizesAreReadAndWritten(t *testing.T) {
+	sizes, err := parseSizes(defaultSizes)
+	assert.NilError(t, err)
+	assert.DeepEqual(t, sizes, []int64{1 << 30, 5 << 30})
+	assert.Equal(t, formatSizes(sizes), defaultSizes)
+	_, err = parseSizes("5GiB,much")
+	assert.ErrorContains(t, err, `"much" is no size`)
 }

@@ -23,7 +23,7 @@ const prefix = "bench"
 // runs is measured, too, and volumes in use keep the plugin from being replaced.
 // Volumes stay.
 func (b *bench) empty(ctx context.Context) error {
-	return errors.Join(b.removeServices(ctx), b.removeContainers(ctx), b.dropByHand(ctx))
+	return errors.Join(b.dropWriters(ctx), b.removeServices(ctx), b.removeContainers(ctx), b.dropByHand(ctx))
 }
 
 // tidy removes what benchmarks have made, with the data.
@@ -31,7 +31,7 @@ func (b *bench) tidy(ctx context.Context) error {
 	if err := b.empty(ctx); err != nil {
 		return err
 	}
-	if err := b.purge(ctx); err != nil {
+	if err := errors.Join(b.purge(ctx), b.dropLocalVolumes(ctx), b.dropSecrets(ctx)); err != nil {
 		return err
 	}
 	return b.label(ctx)
@@ -131,6 +131,37 @@ func (b *bench) purge(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// dropLocalVolumes removes the volumes of Docker's own driver.
+func (b *bench) dropLocalVolumes(ctx context.Context) error {
+	for _, node := range b.c.Nodes() {
+		err := product.Until(ctx, time.Minute, "local volumes of "+node.Name+" removed", func(ctx context.Context) error {
+			names, err := b.docker(ctx, node, "volume", "ls", "--quiet", "--filter", "driver=local", "--filter", "name="+prefix+"-")
+			for _, name := range strings.Fields(names) {
+				if !strings.HasPrefix(name, prefix+"-") { // Docker finds it anywhere in a name
+					continue
+				}
+				_, failed := b.docker(ctx, node, "volume", "rm", name)
+				err = errors.Join(err, failed)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropSecrets removes those of plain services. An application's go with it.
+func (b *bench) dropSecrets(ctx context.Context) error {
+	ids, err := b.Docker(ctx, "secret", "ls", "--quiet", "--filter", "name="+prefix+"-")
+	if err != nil || ids == "" {
+		return err
+	}
+	_, err = b.Docker(ctx, append([]string{"secret", "rm"}, strings.Fields(ids)...)...)
+	return err
 }
 
 // ask requests the deletion of a volume, again if it has failed before.

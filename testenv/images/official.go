@@ -23,6 +23,8 @@ func recipes() map[string]Recipe {
 		"postgres:17": postgresRecipe("17"),
 		// The same server under a second name, to upgrade to.
 		"postgres:17.7": postgresRecipe("17.7"),
+		"patroni:17":    patroniRecipe("17"),
+		"patroni:17.7":  patroniRecipe("17.7"),
 	}
 }
 

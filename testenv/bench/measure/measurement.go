@@ -54,17 +54,25 @@ func Figure(name, unit string, ours Sample) Measurement {
 // Goal is a bound on the median of what is judged. The zero value is no goal.
 type Goal struct {
 	bound float64
+	set   bool
 	least bool
+	worst bool
 }
 
 // AtMost is the goal not to exceed v.
-func AtMost(v float64) Goal { return Goal{bound: v} }
+func AtMost(v float64) Goal { return Goal{bound: v, set: true} }
 
 // AtLeast is the goal to reach v.
-func AtLeast(v float64) Goal { return Goal{bound: v, least: true} }
+func AtLeast(v float64) Goal { return Goal{bound: v, set: true, least: true} }
+
+// WorstAtMost is the goal never to exceed v. Only rows of a Comparison have it.
+func WorstAtMost(v float64) Goal { return Goal{bound: v, set: true, worst: true} }
+
+// Bound is what is to be reached or not to be exceeded.
+func (g Goal) Bound() float64 { return g.bound }
 
 // HasGoal says whether there is something to meet.
-func (m Measurement) HasGoal() bool { return m.Goal != Goal{} }
+func (m Measurement) HasGoal() bool { return m.Goal.set }
 
 // Met says whether the goal is met. What could not be measured meets none.
 func (m Measurement) Met() bool {

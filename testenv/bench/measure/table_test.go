@@ -25,6 +25,16 @@ func TestTableSaysHonestlyWhatIsMet(t *testing.T) {
 `)
 }
 
+func TestTablesComeBeforePlotsAndNotes(t *testing.T) {
+	r := Result{
+		Comparisons: []Comparison{{Systems: []string{"ours"}, Unit: "s"}},
+		Plots:       []Plot{{Name: "join", Shows: "seconds"}},
+	}
+	r.Note("one")
+	r.Note("two")
+	assert.Equal(t, r.Markdown(), "| s: median (worst) | ours | goal | met |\n|---|---|---|---|\n\n![seconds](benchmarks/join.svg)\n\n- one\n- two\n")
+}
+
 func TestReplaceKeepsWhatIsWrittenByHand(t *testing.T) {
 	const document = "before\n<!-- begin a -->\nold\n<!-- end a -->\nafter\n<!-- begin b -->\n<!-- end b -->\n"
 	got, err := Replace(document, "a", "new\n")
