@@ -76,9 +76,9 @@ func planDisks(o *observed, old store.Application, app *store.Application, first
 		if m.Disk != store.DiskFine {
 			at[m.Disk] = append(at[m.Disk], m.Volume)
 		}
-		switch before := was[m.Name]; {
-		case m.Disk == before:
-		case m.Disk == store.DiskFine:
+		switch m.Disk {
+		case was[m.Name]:
+		case store.DiskFine:
 			event(m.Name, "alert", "volume %s has room again: %s", m.Volume, usageWords(usage))
 		default:
 			event(m.Name, "alert", "volume %s is %s: %s", m.Volume, m.Disk, usageWords(usage))
