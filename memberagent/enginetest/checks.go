@@ -452,7 +452,7 @@ func checkAcknowledged(s *stage) {
 			}
 			return err
 		})
-		moment := time.After(time.Duration(rand.Int64N(int64(300 * time.Millisecond))))
+		moment := time.After(time.Duration(rand.Int64N(int64(300 * time.Millisecond)))) //nolint:gosec // a moment
 		certain := b.healthy(s.standby(second))
 		<-moment
 		a.end()

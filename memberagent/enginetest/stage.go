@@ -526,7 +526,7 @@ func (n *node) keep(name string) {
 func (n *node) interrupt(round int, method string, orders api.MemberOrders, usually time.Duration) (whole bool) {
 	n.Helper()
 	call := n.async(method, orders, 0)
-	moment := time.Duration(rand.Int64N(int64(usually) + 1))
+	moment := time.Duration(rand.Int64N(int64(usually) + 1)) //nolint:gosec // a moment
 	if round == 0 {
 		moment /= 20 // once near its beginning
 	}
@@ -580,7 +580,7 @@ func (n *node) picture() string {
 		}
 		line := fmt.Sprintf("%s %s", path, info.Mode())
 		if info.Mode().IsRegular() {
-			data, err := os.ReadFile(path)
+			data, err := os.ReadFile(path) //nolint:gosec // nobody else is there
 			if err != nil {
 				return err
 			}

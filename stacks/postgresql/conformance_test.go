@@ -65,7 +65,7 @@ func newApplication(t enginetest.T, members []string) enginetest.Application {
 	for _, member := range members {
 		dir, err := os.MkdirTemp("", "pgsock")
 		if err == nil {
-			err = os.Chmod(dir, 0o777) //nolint:gosec // as in the image
+			err = os.Chmod(dir, 0o777)
 		}
 		if err != nil {
 			t.Fatalf("%v", err)
