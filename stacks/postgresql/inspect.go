@@ -65,6 +65,10 @@ func (s *server) Inspect(ctx context.Context) (memberagent.Data, error) {
 	case (state == "in archive recovery" || state == "shut down in recovery") && s.promoting():
 		// Killed in the moment in which it became the primary (finishPromotion).
 		data.Role = api.RoleStandby
+	case state == "shut down in recovery" && parseLSN(control["Minimum recovery ending location"]) == 0:
+		// A primary whose recovery from a crash was interrupted by a shutdown: only a
+		// standby's recovery has an end that it must reach (xlogrecovery.c, minRecoveryPoint).
+		data.Role = api.RolePrimary
 	case state == "in archive recovery", state == "shut down in recovery":
 		// Started as it is, it would become a primary with data of a standby.
 		return memberagent.Data{}, fmt.Errorf("the data in %s was a standby's (%s) and its standby.signal is missing; make that file again if it is a standby", s.dir, state)

@@ -250,9 +250,17 @@ func (s *server) makeSocketDir() error {
 
 // Stop asks for a fast shutdown: clients are disconnected, transactions rolled
 // back, a last checkpoint written and sent to the standbys (documentation of
-// PostgreSQL, "Shutting Down the Server").
-func (s *server) Stop(context.Context) error {
+// PostgreSQL, "Shutting Down the Server"). While it still recovers from a crash there
+// is nothing of that to do, and a fast shutdown would leave data that looks like a
+// standby's: the recovery is broken off, and begins anew at the next start.
+func (s *server) Stop(ctx context.Context) error {
 	s.disconnect()
+	if s.role == api.RolePrimary {
+		if control, err := s.controlData(ctx, s.dir); err == nil && control["Database cluster state"] == "in crash recovery" {
+			s.log.Info("breaking off the recovery from a crash")
+			return s.process.Signal(syscall.SIGQUIT)
+		}
+	}
 	return s.process.Signal(syscall.SIGINT)
 }
 

@@ -347,6 +347,46 @@ func TestPrimaryComesBackAfterACrash(t *testing.T) {
 	c.members["pg-2"].Await("streaming again", healthy)
 }
 
+// A primary that is told to stop while it recovers from a crash is a primary still,
+// whether its agent stops it or a shutdown by hand has.
+func TestAPrimaryStoppedInItsRecoveryComesBack(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 1, memberagent.EnvParameters+`={"shared_buffers":"16MB","max_wal_size":"4GB","checkpoint_timeout":"1h","full_page_writes":"off"}`)
+	m := c.bootstrap()
+	c.must("pg-1", "CREATE TABLE t (n int)")
+	c.must("pg-1", "CHECKPOINT")
+	// Enough of a log that it takes a while.
+	c.must("pg-1", "INSERT INTO t SELECT generate_series(1, 1500000)")
+	crash := func() {
+		m.KillAll()
+		assert.Equal(t, c.stateOf(m), "in production")
+	}
+	crash()
+	server := c.recoverByHand(m)
+	assert.NilError(t, server.Process.Signal(syscall.SIGINT))
+	assert.NilError(t, server.Wait())
+	assert.Equal(t, c.stateOf(m), "shut down in recovery", "the recovery was over: nothing was shown")
+	m.Start()
+	m.Await("the primary again", healthy)
+	assert.Equal(t, c.must("pg-1", "SELECT count(*) FROM t"), "1500000")
+
+	c.must("pg-1", "INSERT INTO t SELECT generate_series(1, 1500000)")
+	crash()
+	m.Start()
+	agenttest.Eventually(t, func() error {
+		if state := c.stateOf(m); state != "in crash recovery" {
+			return errors.New(state)
+		}
+		return nil
+	})
+	m.Signal(syscall.SIGTERM)
+	assert.Equal(t, m.Wait(), 0)
+	assert.Equal(t, c.stateOf(m), "in crash recovery", "the recovery was not broken off")
+	m.Start()
+	m.Await("the primary again", healthy)
+	assert.Equal(t, c.must("pg-1", "SELECT count(*) FROM t"), "3000000")
+}
+
 func TestServerThatRanOverAPauseIsEnded(t *testing.T) {
 	c := newCluster(t, 1)
 	m := c.bootstrap()
