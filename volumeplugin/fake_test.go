@@ -265,6 +265,7 @@ type testNode struct {
 	stop   func()
 	skew   atomic.Int64 // added to the clock
 	wrap   func(backend) backend
+	agent  string // what the agent's binary ends in
 }
 
 func newNode(t *testing.T, name, dir string, l *fakeLeader) *testNode {
@@ -293,7 +294,7 @@ func newNode(t *testing.T, name, dir string, l *fakeLeader) *testNode {
 func (n *testNode) start() {
 	n.t.Helper()
 	agent := filepath.Join(n.root, "agent.bin")
-	assert.NilError(n.t, os.WriteFile(agent, []byte("#!/bin/sh\n"), 0o755))
+	assert.NilError(n.t, os.WriteFile(agent, []byte("#!/bin/sh\n"+n.agent), 0o755))
 	p, err := newPlugin(Config{
 		Log: hclog.New(&hclog.LoggerOptions{Output: testLog{n.t}, Level: hclog.Debug, Name: n.name}), Version: "test",
 		Propagated: n.root, Agent: agent,

@@ -117,6 +117,7 @@ type plugin struct {
 
 	promising   sync.Mutex // over giving a promise
 	runtimeWork sync.Mutex // over making and removing runtime volumes
+	agentDigest func() (string, error)
 	saving      sync.Mutex // over writing the state file
 
 	cache  recordCache
@@ -191,7 +192,7 @@ func newPlugin(cfg Config, e engine, l leader, peers peerCaller) (*plugin, error
 	}
 	return &plugin{
 		Config: cfg, log: cfg.Log, now: bootClock, boot: randomID(), engine: e, leader: l, peers: peers, state: state,
-		ready: make(chan struct{}), report: make(chan struct{}, 1),
+		ready: make(chan struct{}), report: make(chan struct{}, 1), agentDigest: sync.OnceValues(func() (string, error) { return digestOf(cfg.Agent) }),
 		volumes: map[string]*heldVolume{}, promised: map[string]time.Duration{}, runtimes: map[string]*runtimeVolume{},
 		purged: map[string]api.PurgeOrder{}, snapshots: map[string]api.SnapshotResult{}, releases: map[string]uint64{}, orders: map[string]sentOrders{},
 	}, nil

@@ -834,6 +834,33 @@ func TestDockerIsAnsweredFromMemoryAndNeverToldThatAnUnknownVolumeIsAbsent(t *te
 	assert.Equal(t, d.Capabilities().Capabilities.Scope, "global")
 }
 
+// Two builds of one version can have the same size and time: images are made
+// reproducible.
+func TestAnUpgradedPluginGivesItsMembersItsOwnAgent(t *testing.T) {
+	l := newLeader()
+	l.declare("pg-1", func(v *api.Volume) { v.Application, v.Member = "pg", "pg-1" })
+	n := newNode(t, "a", t.TempDir(), l)
+	name := "pg-1" + api.RuntimeSuffix
+	agent := func(id string) string {
+		t.Helper()
+		text, err := os.ReadFile(filepath.Join(n.mustMount(name, id), "agent"))
+		assert.NilError(t, err)
+		return string(text)
+	}
+	before := agent("id")
+	assert.Equal(t, agent("id2"), before)
+	binary := filepath.Join(n.root, "agent.bin")
+	old, err := os.Stat(binary)
+	assert.NilError(t, err)
+	for range 2 {
+		n.stop()
+		n.agent = map[bool]string{true: "# b\n", false: "# a\n"}[n.agent == "# a\n"]
+		n.start()
+		assert.NilError(t, os.Chtimes(binary, old.ModTime(), old.ModTime()))
+		assert.Equal(t, agent(n.agent), "#!/bin/sh\n"+n.agent)
+	}
+}
+
 func TestARuntimeVolumeGivesItsMemberAgentAndLease(t *testing.T) {
 	l := newLeader()
 	l.declare("pg-1", func(v *api.Volume) { v.Application, v.Member = "pg", "pg-1" })

@@ -3,6 +3,7 @@ package volumeplugin
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -153,18 +154,18 @@ func (p *plugin) openRuntime(name string) (*runtimeVolume, error) {
 // installAgent puts the agent at path, beside and renamed since the old one may be
 // running. All members share one copy.
 func (p *plugin) installAgent(path string) error {
-	exe, err := os.Open(p.Agent)
+	digest, err := p.agentDigest()
 	if err != nil {
 		return err
 	}
-	defer exe.Close()
-	var st, now unix.Stat_t
-	if err := unix.Fstat(int(exe.Fd()), &st); err != nil {
-		return err
-	}
-	// Named by what tells builds apart without reading 20 MB.
-	shared := filepath.Join(p.Propagated, ".openmanage", fmt.Sprintf("agent-%s-%d-%d", hex.EncodeToString([]byte(p.Version)), st.Size, st.Mtim.Sec))
-	if unix.Stat(shared, &now) != nil || now.Size != st.Size {
+	// Named by its content: two builds can have the same version, size and time.
+	shared := filepath.Join(p.Propagated, ".openmanage", "agent-"+digest)
+	if _, err := os.Stat(shared); err != nil {
+		exe, err := os.Open(p.Agent)
+		if err != nil {
+			return err
+		}
+		defer exe.Close()
 		tmp, err := os.CreateTemp(filepath.Dir(shared), ".agent-*")
 		if err != nil {
 			return err
@@ -190,6 +191,20 @@ func (p *plugin) installAgent(path string) error {
 	}
 	defer os.Remove(tmp) // renaming one link over another of the same file does nothing
 	return os.Rename(tmp, path)
+}
+
+// digestOf returns the SHA-256 of a file.
+func digestOf(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(hash.Sum(nil)), nil
 }
 
 // ServeHTTP answers the agent.
