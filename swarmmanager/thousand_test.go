@@ -1,10 +1,12 @@
 package swarmmanager
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +20,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/delta"
 	"github.com/openmanage/openmanage/internal/store"
 	"github.com/openmanage/openmanage/internal/store/storetest"
 	"github.com/openmanage/openmanage/internal/swarm"
@@ -32,12 +35,14 @@ type thousand struct {
 	docker  *jsonSwarm
 	configs *storetest.Configs
 	reports map[string]api.Report // by node
+	senders map[string]*delta.Sender
 }
 
 // jsonSwarm answers lists of a Swarm from JSON, as Docker's API does.
 type jsonSwarm struct {
 	mu                     sync.Mutex
 	services, nodes, tasks []byte
+	by                     map[string][][]byte // services by ID and by "label=value"
 	calls                  map[string]int
 }
 
@@ -55,12 +60,38 @@ func (j *jsonSwarm) NodeList(context.Context, client.NodeListOptions) (r client.
 	return r, j.list("nodes", j.nodes, &r.Items)
 }
 
-func (j *jsonSwarm) ServiceList(context.Context, client.ServiceListOptions) (r client.ServiceListResult, err error) {
-	return r, j.list("services", j.services, &r.Items)
+func (j *jsonSwarm) ServiceList(_ context.Context, o client.ServiceListOptions) (r client.ServiceListResult, err error) {
+	doc := j.services
+	if of := filtered(o.Filters, "label", "id"); len(of) > 0 {
+		doc = j.some(of)
+	}
+	return r, j.list("services", doc, &r.Items)
 }
 
-func (j *jsonSwarm) TaskList(context.Context, client.TaskListOptions) (r client.TaskListResult, err error) {
+func filtered(filters client.Filters, terms ...string) (values []string) {
+	for _, term := range terms {
+		values = append(values, slices.Collect(maps.Keys(filters[term]))...)
+	}
+	return values
+}
+
+func (j *jsonSwarm) TaskList(_ context.Context, o client.TaskListOptions) (r client.TaskListResult, err error) {
+	if filtered(o.Filters, "service") != nil {
+		return r, j.list("some tasks", []byte("[]"), &r.Items)
+	}
 	return r, j.list("tasks", j.tasks, &r.Items)
+}
+
+// some are the services of which of says an ID or "label=value".
+func (j *jsonSwarm) some(of []string) []byte {
+	return append(append([]byte("["), bytes.Join(j.each(of), []byte(","))...), ']')
+}
+
+func (j *jsonSwarm) each(of []string) (docs [][]byte) {
+	for _, value := range of {
+		docs = append(docs, j.by[value]...)
+	}
+	return docs
 }
 
 // jsonConfigs are configs whose lists cost what decoding them costs.
@@ -123,7 +154,7 @@ func serviceOf(application, member string, n int) dockerswarm.Service {
 func newThousand(tb testing.TB, applications int) *thousand {
 	tb.Helper()
 	configs := &jsonConfigs{Configs: &storetest.Configs{}}
-	t := &thousand{docker: &jsonSwarm{}, configs: configs.Configs, reports: map[string]api.Report{}}
+	t := &thousand{docker: &jsonSwarm{}, configs: configs.Configs, reports: map[string]api.Report{}, senders: map[string]*delta.Sender{}}
 	records := store.New(configs)
 	var nodes []dockerswarm.Node
 	for n := 1; n <= 3; n++ {
@@ -132,6 +163,7 @@ func newThousand(tb testing.TB, applications int) *thousand {
 			ID: id, Description: dockerswarm.NodeDescription{Hostname: "node" + id}, Status: dockerswarm.NodeStatus{State: dockerswarm.NodeStateReady, Addr: "127.0.0.1"},
 			ManagerStatus: &dockerswarm.ManagerStatus{Addr: "127.0.0.1:2377"},
 		})
+		t.senders[id] = &delta.Sender{}
 		t.reports[id] = api.Report{Boot: "boot", Version: "test", Storage: api.Storage{Backend: "file", Location: "shared", Path: "/var/lib/openmanage", Free: 1 << 40, Total: 1 << 41}}
 	}
 	var services []dockerswarm.Service
@@ -173,6 +205,12 @@ func newThousand(tb testing.TB, applications int) *thousand {
 		assert.NilError(tb, err)
 		return doc
 	}
+	t.docker.by = map[string][][]byte{}
+	for _, s := range services {
+		label := api.LabelApplication + "=" + s.Spec.Labels[api.LabelApplication]
+		t.docker.by[s.ID] = append(t.docker.by[s.ID], encode(s))
+		t.docker.by[label] = append(t.docker.by[label], encode(s))
+	}
 	t.docker.nodes, t.docker.services, t.docker.tasks = encode(nodes), encode(services), encode(tasks)
 	log := hclog.NewNullLogger()
 	m := &Manager{id: swarmpki.New(tb.TempDir()), log: log, version: "test", store: records, cluster: swarm.New(t.docker)}
@@ -184,7 +222,10 @@ func newThousand(tb testing.TB, applications int) *thousand {
 		store: m.store, cluster: m.cluster, leases: m.leases, leadership: m.leadership, nodes: m.nodes,
 		barNode: func(context.Context, string) error { return nil }, now: bootClock, log: log, revoked: map[string]uint64{}, absent: map[string]absence{},
 	}
+	m.pulls = newPulls(bootClock)
 	m.apps = newApplications(m)
+	m.volumes.leaseWanted = m.apps.leaseWanted
+	m.apps.following.Store(true)
 	t.Manager = m
 	t.reportAll(tb)
 	for range 3 { // created, then settled
@@ -197,10 +238,23 @@ func newThousand(tb testing.TB, applications int) *thousand {
 
 func (t *thousand) reportAll(tb testing.TB) {
 	tb.Helper()
-	for node, r := range t.reports {
-		_, err := t.report(tb.Context(), swarmpki.Peer{NodeID: node}, r)
-		assert.NilError(tb, err)
+	for node := range t.reports {
+		t.reportOf(tb, node)
 	}
+}
+
+// reportOf has a node report, and returns what it sent and what it was answered.
+func (t *thousand) reportOf(tb testing.TB, node string) (sent, answered int) {
+	tb.Helper()
+	r := t.senders[node].Next(t.reports[node])
+	body, err := json.Marshal(r)
+	assert.NilError(tb, err)
+	answer, err := post(t.report)(tb.Context(), swarmpki.Peer{NodeID: node}, nil, body)
+	assert.NilError(tb, err)
+	doc, err := json.Marshal(answer)
+	assert.NilError(tb, err)
+	t.senders[node].Answered(r, answer.(api.ReportAnswer))
+	return len(body), len(doc)
 }
 
 // onCPU runs do and adds what it took of the processor: other programs on the machine
@@ -233,18 +287,36 @@ func benchmark(b *testing.B, before, do func()) {
 	b.ReportMetric(took.Seconds()*1000/float64(n), "cpu-ms/op")
 }
 
-// What a leader spends on reports: one a second and node.
+// What a leader spends on reports: one a second and node. The node's side of it, which
+// makes and reads JSON too, is counted as well.
 func BenchmarkReportOfAThousandMembers(b *testing.B) {
-	t := newThousand(b, 1000)
-	body, err := json.Marshal(t.reports["n2"])
-	assert.NilError(b, err)
-	handle := post(t.report)
-	benchmark(b, func() {}, func() {
-		answer, err := handle(b.Context(), swarmpki.Peer{NodeID: "n2"}, nil, body)
-		assert.NilError(b, err)
-		assert.NilError(b, json.NewEncoder(io.Discard).Encode(answer))
-	})
-	b.ReportMetric(float64(len(body)), "B/report")
+	write := func(t *thousand, share int) {
+		members := t.reports["n2"].Members
+		for i := range members {
+			if share != 0 && i%share == 0 {
+				members[i].Position++
+			}
+		}
+	}
+	for _, c := range []struct {
+		doc   string
+		share int // one of so many members has written something
+		full  bool
+	}{{"of idle databases", 0, false}, {"while a tenth writes", 10, false}, {"while all write", 1, false}, {"in full", 0, true}} {
+		b.Run(c.doc, func(b *testing.B) {
+			t := newThousand(b, 1000)
+			var sent, answered int
+			benchmark(b, func() {
+				write(t, c.share)
+				if c.full {
+					t.senders["n2"] = &delta.Sender{}
+					t.leases.forget()
+				}
+			}, func() { sent, answered = t.reportOf(b, "n2") })
+			b.ReportMetric(float64(sent), "B/report")
+			b.ReportMetric(float64(answered), "B/answer")
+		})
+	}
 }
 
 // What a look at everything costs while nothing has changed.
@@ -252,6 +324,17 @@ func BenchmarkLookAtAThousandApplications(b *testing.B) {
 	t := newThousand(b, 1000)
 	benchmark(b, func() { t.reportAll(b) }, func() {
 		_, err := t.apps.reconcile(b.Context())
+		assert.NilError(b, err)
+	})
+}
+
+// What a look at one application costs, of which a member has news.
+func BenchmarkLookAtOneOfAThousandApplications(b *testing.B) {
+	t := newThousand(b, 1000)
+	what := subjects{}
+	what.add("app-0500")
+	benchmark(b, func() { t.reportAll(b) }, func() {
+		_, err := t.apps.look(b.Context(), what)
 		assert.NilError(b, err)
 	})
 }
