@@ -220,13 +220,14 @@ func (l *leases) statuses() map[string]liveStatus {
 	for _, h := range l.nodes {
 		count += len(h.report.Members)
 	}
-	all := make(map[string]liveStatus, count)
+	all, now := make(map[string]liveStatus, count), l.now()
 	for node, h := range l.nodes {
-		for _, s := range h.report.Members {
+		for i := range h.report.Members {
+			s := h.report.Members[i]
 			if known, ok := all[s.Volume]; ok && known.at > h.at {
 				continue
 			}
-			all[s.Volume] = liveStatus{MemberStatus: s, node: node, at: h.at, age: l.now() - h.at}
+			all[s.Volume] = liveStatus{MemberStatus: s, node: node, at: h.at, age: now - h.at}
 		}
 	}
 	return all

@@ -2,6 +2,7 @@ package swarmmanager
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,6 +25,7 @@ type route struct {
 	managersOnly bool
 	// anyManager: answered by whichever manager is asked, not by the leader.
 	anyManager bool
+	limit      int64 // of the body in bytes; 0: api.MaxBody
 	handle     func(ctx context.Context, caller swarmpki.Peer, r *http.Request, body []byte) (any, error)
 }
 
@@ -31,7 +33,7 @@ type route struct {
 // itself: the node is the one of its certificate, never one that a body names.
 func (m *Manager) routes() map[string]route {
 	return map[string]route{
-		"POST /v1/report":         {handle: post(m.report)},
+		"POST /v1/report":         {limit: api.MaxReport, handle: post(m.report)},
 		"POST /v1/helper":         {handle: post(m.helperReport)},
 		"GET /v1/volumes":         {handle: m.listVolumes},
 		"GET /v1/volumes/{name}":  {handle: m.getVolume},
@@ -95,11 +97,12 @@ func (m *Manager) serve(ctx context.Context) error {
 
 // answer checks who asks, hands on what is the leader's, and answers the rest.
 func (m *Manager) answer(w http.ResponseWriter, r *http.Request, rt route) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, api.MaxBody))
+	limit := cmp.Or(rt.limit, api.MaxBody)
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	if err != nil {
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
-			writeError(w, http.StatusRequestEntityTooLarge, refuse(api.ErrInvalid, "the request's body is over %d bytes", api.MaxBody))
+			writeError(w, http.StatusRequestEntityTooLarge, refuse(api.ErrInvalid, "the request's body is over %d bytes", limit))
 			return
 		}
 		writeError(w, http.StatusBadRequest, refuse(api.ErrInvalid, "the request's body cannot be read: %v", err))
@@ -260,6 +263,7 @@ func allowed[T any](list []T, ok func(*T) bool) []T {
 // whose orders were answered to report since or before; it returns what is answered now.
 func (m *Manager) ordersSince(r api.Report, since uint64, answered map[string]answeredOrders) (orders []api.MemberOrders, same []string, next map[string]answeredOrders) {
 	next = make(map[string]answeredOrders, len(r.Members))
+	same = make([]string, 0, len(r.Members))
 	for i := range r.Members {
 		member := r.Members[i].Member
 		now := answeredOrders{m.apps.orders(r.Members[i]), r.Seq}
