@@ -229,7 +229,7 @@ func (v *volumes) adopt(ctx context.Context, member, device string, source api.V
 		VolumeSpec: spec, Phase: api.PhaseReady, UUID: source.UUID, Device: device, Location: source.Location, Created: time.Now().UTC(),
 	})
 	if err != nil {
-		v.unknown()
+		v.unknown(member)
 		return err
 	}
 	v.know(r)

@@ -45,7 +45,8 @@ type volumes struct {
 	mu      sync.Mutex
 	cache   map[string]store.Record[api.Volume] // nil: not loaded
 	view    *volumeView                         // of cache; nil: it has changed since
-	broken  store.Unreadable                    // what cache lacks
+	doubt   map[string]bool                     // to be read again
+	broken  store.Unreadable                    // what cache lacks, since it cannot be read
 	revoked map[string]uint64                   // volume: epoch whose owner is to let go
 	absent  map[string]absence
 	locks   map[string]*sync.Mutex // by volume, for changes
@@ -66,7 +67,7 @@ func absenceToRelease(v api.Volume) time.Duration { return v.LeaseTime() + api.L
 func (v *volumes) forget() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.cache, v.view, v.revoked, v.absent = nil, nil, map[string]uint64{}, map[string]absence{}
+	v.cache, v.view, v.doubt, v.revoked, v.absent = nil, nil, nil, map[string]uint64{}, map[string]absence{}
 }
 
 // takeOver writes each record that has an owner once more before this manager
@@ -161,22 +162,48 @@ func (v *volumes) look(ctx context.Context) (*volumeView, error) {
 	return v.view, nil
 }
 
-// load reads all records if they are not known. The caller holds v.mu.
+// load reads all records if they are not known, and those again that are in doubt. It
+// takes the time that this takes: at a caller that has lost patience all others would
+// begin anew. The caller holds v.mu.
 func (v *volumes) load(ctx context.Context) error {
-	if v.cache != nil {
+	if v.cache != nil && len(v.doubt) == 0 {
 		return nil
 	}
-	records, err := store.List[api.Volume](ctx, v.store, store.KindVolume)
-	v.broken = nil // one that cannot be read must not stop the others
-	if err != nil && !errors.As(err, &v.broken) {
-		return err
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadTimeout)
+	defer cancel()
+	v.view = nil
+	if v.cache == nil {
+		records, err := store.List[api.Volume](ctx, v.store, store.KindVolume)
+		v.broken = nil // one that cannot be read must not stop the others
+		if err != nil && !errors.As(err, &v.broken) {
+			return err
+		}
+		v.cache, v.doubt = make(map[string]store.Record[api.Volume], len(records)), nil
+		for _, r := range records {
+			v.cache[r.Name] = r
+		}
 	}
-	v.cache, v.view = make(map[string]store.Record[api.Volume], len(records)), nil
-	for _, r := range records {
-		v.cache[r.Name] = r
+	for name := range v.doubt {
+		delete(v.cache, name)
+		delete(v.broken, name)
+		r, err := store.Get[api.Volume](ctx, v.store, store.KindVolume, name)
+		switch {
+		case err == nil:
+			v.cache[name] = r
+		case !errors.Is(err, store.ErrNotFound):
+			if v.broken == nil {
+				v.broken = store.Unreadable{}
+			}
+			v.broken[name] = err
+			continue // stays in doubt
+		}
+		delete(v.doubt, name)
 	}
 	return nil
 }
+
+// loadTimeout bounds what a load may take.
+const loadTimeout = 10 * time.Second
 
 // know notes a record that was written.
 func (v *volumes) know(r store.Record[api.Volume]) {
@@ -187,11 +214,14 @@ func (v *volumes) know(r store.Record[api.Volume]) {
 	}
 }
 
-// unknown has all records read again: one may have been written or not.
-func (v *volumes) unknown() {
+// unknown has a record read again: it may have been written or not.
+func (v *volumes) unknown(name string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.cache, v.view = nil, nil
+	if v.doubt == nil {
+		v.doubt = map[string]bool{}
+	}
+	v.doubt[name], v.view = true, nil
 }
 
 func (v *volumes) get(ctx context.Context, name string) (store.Record[api.Volume], error) {
@@ -220,7 +250,7 @@ func (v *volumes) change(ctx context.Context, r store.Record[api.Volume], edit f
 	edit(&value)
 	next, err := store.Update(ctx, v.store, store.KindVolume, r, value)
 	if err != nil {
-		v.unknown()
+		v.unknown(r.Name)
 		return r, err
 	}
 	v.know(next)
@@ -252,7 +282,7 @@ func (v *volumes) create(ctx context.Context, req api.CreateRequest) (api.Volume
 	}
 	r, err = store.Create(ctx, v.store, store.KindVolume, spec.Name, volume)
 	if err != nil {
-		v.unknown()
+		v.unknown(spec.Name)
 		return api.Volume{}, err
 	}
 	failpoint.Hit("create:volume-declared")
@@ -605,7 +635,7 @@ func (v *volumes) releaseAbsent(name, node string, epoch uint64) {
 // remove deletes a volume's record; its device is gone.
 func (v *volumes) remove(ctx context.Context, r store.Record[api.Volume]) error {
 	if err := store.Delete(ctx, v.store, store.KindVolume, r); err != nil {
-		v.unknown()
+		v.unknown(r.Name)
 		return err
 	}
 	v.mu.Lock()

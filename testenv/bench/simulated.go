@@ -52,12 +52,20 @@ func (b *bench) simulate(ctx context.Context) ([]*simulatedNode, error) {
 		if err != nil {
 			return nil, err
 		}
+		leader := managers.New(n.Client(), identity)
+		err = product.Until(ctx, time.Minute, "managers known on "+n.Name, func(ctx context.Context) error {
+			_, err := leader.Addresses(ctx) // an engine that is busy may not tell at once
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
 		record, err := store.Get[store.Node](ctx, store.New(b.Via.Client()), store.KindNode, self.NodeID)
 		if err != nil {
 			return nil, err
 		}
 		nodes = append(nodes, &simulatedNode{
-			id: self.NodeID, leader: managers.New(n.Client(), identity), members: map[string]int{},
+			id: self.NodeID, leader: leader, members: map[string]int{},
 			report: api.Report{Boot: fmt.Sprintf("%s-%d", prefix, time.Now().UnixNano()), Version: record.Value.Version, Storage: record.Value.Storage},
 		})
 	}
@@ -68,9 +76,7 @@ func (b *bench) simulate(ctx context.Context) ([]*simulatedNode, error) {
 // member on it.
 func (s *simulatedNode) add(ctx context.Context, status api.MemberStatus) error {
 	mount := strings.Repeat("c", 56) + status.Member[max(0, len(status.Member)-8):]
-	call := func(path string, in, out any) error {
-		return s.leader.Call(ctx, http.MethodPost, "/v1/volumes/"+path, in, out)
-	}
+	call := func(path string, in, out any) error { return s.ask(ctx, "/v1/volumes/"+path, in, out) }
 	err := call("create", api.CreateRequest{Name: status.Volume, Options: map[string]string{
 		api.OptionSize: idleSize, api.OptionApplication: status.Application, api.OptionMember: status.Member,
 	}}, nil)
@@ -93,6 +99,14 @@ func (s *simulatedNode) add(ctx context.Context, status api.MemberStatus) error 
 		Name: status.Volume, Epoch: held.Volume.Epoch, MountID: mount, Mounted: true, Size: held.Volume.Size,
 	})
 	return nil
+}
+
+// ask makes a request of the leader, again while a machine that is busy gives no answer
+// in time. All of them can be repeated.
+func (s *simulatedNode) ask(ctx context.Context, path string, in, out any) error {
+	return product.Until(ctx, time.Minute, path, func(ctx context.Context) error {
+		return s.leader.Call(ctx, http.MethodPost, path, in, out)
+	})
 }
 
 // run reports every api.ReportInterval until ctx ends.
@@ -180,13 +194,13 @@ func (s *simulatedNode) release(ctx context.Context) error {
 	s.report.Volumes, s.report.Members, s.members = []api.HeldVolume{}, []api.MemberStatus{}, map[string]int{}
 	s.mu.Unlock()
 	return inParallel(len(held), func(i int) error {
-		return s.leader.Call(ctx, http.MethodPost, "/v1/volumes/release", api.ReleaseRequest{Name: held[i].Name, Epoch: held[i].Epoch}, nil)
+		return s.ask(ctx, "/v1/volumes/release", api.ReleaseRequest{Name: held[i].Name, Epoch: held[i].Epoch}, nil)
 	})
 }
 
 // inParallel does many small things, some at once, and stops after an error.
 func inParallel(count int, do func(i int) error) error {
-	const workers = 16
+	const workers = 8
 	next := make(chan int)
 	failed := make(chan error, workers)
 	var group sync.WaitGroup

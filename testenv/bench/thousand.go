@@ -20,6 +20,7 @@ import (
 	"github.com/openmanage/openmanage/testenv/bench/measure"
 	"github.com/openmanage/openmanage/testenv/bench/procfs"
 	"github.com/openmanage/openmanage/testenv/product"
+	"github.com/openmanage/openmanage/testenv/progress"
 )
 
 const (
@@ -40,6 +41,7 @@ func thousand(ctx context.Context, b *bench) (result measure.Result, err error) 
 	if err != nil {
 		return result, err
 	}
+	all := crowd{docker: b.Via.Client(), nodes: nodes, say: b.say}
 	if err := b.silencePlugins(ctx); err != nil {
 		return result, err
 	}
@@ -47,7 +49,7 @@ func thousand(ctx context.Context, b *bench) (result measure.Result, err error) 
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Minute)
 		defer cancel()
-		err = errors.Join(err, b.endThousand(ctx, nodes), b.removeServices(ctx))
+		err = errors.Join(err, all.release(ctx), b.removeServices(ctx))
 		stop()
 		err = errors.Join(err, b.Install(ctx))
 	}()
@@ -55,11 +57,11 @@ func thousand(ctx context.Context, b *bench) (result measure.Result, err error) 
 		go n.run(reporting)
 	}
 	start := time.Now()
-	if err := b.declareThousand(ctx, nodes); err != nil {
+	if err := all.declare(ctx); err != nil {
 		return result, err
 	}
 	declared := time.Since(start)
-	if err := b.waitThousand(ctx, nodes); err != nil {
+	if err := all.wait(ctx); err != nil {
 		return result, err
 	}
 	recorded := time.Since(start)
@@ -85,7 +87,7 @@ func thousand(ctx context.Context, b *bench) (result measure.Result, err error) 
 	if err != nil {
 		return result, err
 	}
-	changes, err := b.changeThousand(ctx, nodes)
+	changes, err := all.change(ctx)
 	if err != nil {
 		return result, err
 	}
@@ -118,11 +120,18 @@ func thousand(ctx context.Context, b *bench) (result measure.Result, err error) 
 	return result, nil
 }
 
+// crowd is the simulated members of a thousand applications.
+type crowd struct {
+	docker *client.Client
+	nodes  []*simulatedNode
+	say    *progress.Reporter
+}
+
 func thousandName(a int) string { return fmt.Sprintf("%s-%04d", prefix, a+1) }
 
-// declareThousand makes the volumes, which simulated nodes hold, and the services.
-func (b *bench) declareThousand(ctx context.Context, nodes []*simulatedNode) error {
-	b.say.Step("thousand: volumes")
+// declare makes the volumes, which the nodes hold, and the services.
+func (c crowd) declare(ctx context.Context) error {
+	c.say.Step("thousand: volumes")
 	count := thousandApplications * thousandMembers
 	err := inParallel(count, func(i int) error {
 		a, m := i/thousandMembers, i%thousandMembers
@@ -137,15 +146,14 @@ func (b *bench) declareThousand(ctx context.Context, nodes []*simulatedNode) err
 			status.Role, status.Streaming, status.Sync = api.RolePrimary, false, false
 			status.SyncNames = application + "-2," + application + "-3"
 		}
-		return nodes[(a+m)%len(nodes)].add(ctx, status)
+		return c.nodes[(a+m)%len(c.nodes)].add(ctx, status)
 	})
 	if err != nil {
 		return err
 	}
-	b.say.Step("thousand: services")
-	docker := b.Via.Client()
+	c.say.Step("thousand: services")
 	return inParallel(count, func(i int) error {
-		_, err := docker.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: thousandService(thousandName(i/thousandMembers), i%thousandMembers+1)})
+		_, err := c.docker.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: thousandService(thousandName(i/thousandMembers), i%thousandMembers+1)})
 		return err
 	})
 }
@@ -187,16 +195,16 @@ func thousandService(application string, slot int) swarm.ServiceSpec {
 	}
 }
 
-// waitThousand waits until every application is recorded with healthy members.
-func (b *bench) waitThousand(ctx context.Context, nodes []*simulatedNode) error {
-	b.say.Step("thousand: waiting until all are recorded")
+// wait waits until every application is recorded with healthy members.
+func (c crowd) wait(ctx context.Context) error {
+	c.say.Step("thousand: waiting until all are recorded")
 	return product.Until(ctx, 3*time.Minute, "all applications recorded as healthy", func(ctx context.Context) error {
-		for _, n := range nodes {
+		for _, n := range c.nodes {
 			if err := n.well(); err != nil {
 				return fmt.Errorf("node %s: %w", n.id, err)
 			}
 		}
-		records, err := store.List[store.Application](ctx, store.New(b.Via.Client()), store.KindApplication)
+		records, err := store.List[store.Application](ctx, store.New(c.docker), store.KindApplication)
 		if err != nil {
 			return err
 		}
@@ -214,19 +222,19 @@ func (b *bench) waitThousand(ctx context.Context, nodes []*simulatedNode) error 
 	})
 }
 
-// changeThousand has members fail and recover, and measures how long it takes until
+// change has members fail and recover, and measures how long it takes until
 // the application's record says so.
-func (b *bench) changeThousand(ctx context.Context, nodes []*simulatedNode) (measure.Sample, error) {
-	b.say.Step("thousand: changes")
+func (c crowd) change(ctx context.Context) (measure.Sample, error) {
+	c.say.Step("thousand: changes")
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream := b.Via.Client().Events(ctx, client.EventsListOptions{Filters: make(client.Filters).Add("type", string(events.ConfigEventType))})
+	stream := c.docker.Events(ctx, client.EventsListOptions{Filters: make(client.Filters).Add("type", string(events.ConfigEventType))})
 	var took measure.Sample
 	for range thousandChanges {
 		a, m := rand.IntN(thousandApplications), rand.IntN(thousandMembers)
 		application := thousandName(a)
 		member := fmt.Sprintf("%s-%d", application, m+1)
-		node := nodes[(a+m)%len(nodes)]
+		node := c.nodes[(a+m)%len(c.nodes)]
 		for _, healthy := range []bool{false, true} {
 			state, message := api.StateRunning, ""
 			if !healthy {
@@ -237,7 +245,7 @@ func (b *bench) changeThousand(ctx context.Context, nodes []*simulatedNode) (mea
 			if err != nil {
 				return took, err
 			}
-			at, err := b.recorded(ctx, stream, application, member, healthy)
+			at, err := c.recorded(ctx, stream, application, member, healthy)
 			if err != nil {
 				return took, err
 			}
@@ -249,7 +257,7 @@ func (b *bench) changeThousand(ctx context.Context, nodes []*simulatedNode) (mea
 
 // recorded waits for the write of an application's record that says whether a member is
 // healthy, and returns when Docker told of it.
-func (b *bench) recorded(ctx context.Context, stream client.EventsResult, application, member string, healthy bool) (time.Time, error) {
+func (c crowd) recorded(ctx context.Context, stream client.EventsResult, application, member string, healthy bool) (time.Time, error) {
 	config := "openmanage." + string(store.KindApplication) + "." + application
 	timeout := time.NewTimer(time.Minute)
 	defer timeout.Stop()
@@ -260,7 +268,7 @@ func (b *bench) recorded(ctx context.Context, stream client.EventsResult, applic
 			if e.Actor.Attributes["name"] != config {
 				continue
 			}
-			r, err := store.Get[store.Application](ctx, store.New(b.Via.Client()), store.KindApplication, application)
+			r, err := store.Get[store.Application](ctx, store.New(c.docker), store.KindApplication, application)
 			if err != nil {
 				return at, err
 			}
@@ -275,11 +283,11 @@ func (b *bench) recorded(ctx context.Context, stream client.EventsResult, applic
 	}
 }
 
-// endThousand gives the volumes back, so that they can be deleted.
-func (b *bench) endThousand(ctx context.Context, nodes []*simulatedNode) error {
-	b.say.Step("thousand: cleaning up")
+// release gives the volumes back, so that they can be deleted.
+func (c crowd) release(ctx context.Context) error {
+	c.say.Step("thousand: cleaning up")
 	var errs []error
-	for _, n := range nodes {
+	for _, n := range c.nodes {
 		errs = append(errs, n.release(ctx))
 	}
 	return errors.Join(errs...)
