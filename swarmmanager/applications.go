@@ -60,7 +60,6 @@ type observed struct {
 	volumes  map[string]store.Record[api.Volume]
 	volumeOf map[string][]string // names of volumes, by application
 	records  map[string]store.Record[store.Application]
-	mu       sync.Mutex            // over records, while some are written at once
 	statuses map[string]liveStatus // by volume
 	reports  map[string]api.Report // by node
 	now      time.Time             // to the second, for records
@@ -81,13 +80,6 @@ type observed struct {
 	// steady: every living node has had the time to report to this leader, so
 	// that a missing word means something.
 	steady bool
-}
-
-// record notes what was written: operations and labels go by what is recorded now.
-func (o *observed) record(r store.Record[store.Application]) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.records[r.Name] = r
 }
 
 // lookAgain has the next observation come soon.
@@ -340,9 +332,8 @@ func (a *applications) writeOne(ctx context.Context, o *observed, c change) erro
 		if err != nil {
 			return err
 		}
-		o.record(created)
 		failpoint.Hit("create:application-recorded")
-		a.records.Put(created)
+		a.wrote(o, created)
 		a.know(next)
 	case next.Removed != nil && !a.hasVolumes(o, name):
 		return a.forgetApplication(ctx, record)
@@ -353,15 +344,23 @@ func (a *applications) writeOne(ctx context.Context, o *observed, c change) erro
 		if err != nil {
 			return err
 		}
-		o.record(updated)
 		failpoint.Hit("create:application-updated")
 		if old.Term != next.Term {
 			failpoint.Hit("primary:recorded")
 		}
-		a.records.Put(updated)
+		a.wrote(o, updated)
 		a.know(next)
 	}
 	return nil
+}
+
+// wrote notes a record that was written: operations and labels go by what is recorded
+// now.
+func (a *applications) wrote(o *observed, r store.Record[store.Application]) {
+	a.records.Put(r)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o.records[r.Name] = r
 }
 
 // know notes what is recorded of an application: orders follow from that alone. A

@@ -1,7 +1,9 @@
 package swarmmanager
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -56,6 +58,15 @@ func (t *thousand) say(tb testing.TB, node string, volume string, edit func(*api
 	edit(&members[i])
 	t.reportOf(tb, node)
 	return t.apps.news.take()
+}
+
+// reconcileOne looks at one application of what was observed.
+func (a *applications) reconcileOne(ctx context.Context, o *observed, name string) error {
+	c := a.plan(o, name)
+	if err := errors.Join(a.retainVolumes(ctx, o, c.next), a.lengthenLeases(ctx, o, c.next)); err != nil || a.settled(o, c) {
+		return err
+	}
+	return a.writeOne(ctx, o, c)
 }
 
 // newService is a member's of an application that is not known yet. Its volume is, so
@@ -273,6 +284,6 @@ func TestANodeThatReportsWhatHasChangedKeepsItsLeases(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Assert(t, a.(api.ReportAnswer).Again)
 	assert.Equal(t, len(a.(api.ReportAnswer).Renewed), 0)
-	_, heard := m.leases.silence("n2")
+	_, _, heard := m.leases.last("n2")
 	assert.Assert(t, !heard, "it counts as heard though nothing is known of it")
 }

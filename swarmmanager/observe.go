@@ -84,9 +84,10 @@ func (m *Manager) lookOnce(ctx context.Context, what subjects) (busy subjects) {
 }
 
 func (m *Manager) lookAt(ctx context.Context, what subjects) (busy subjects, err error) {
-	var operations []store.Record[store.Operation]
-	if what.everything || what.operations {
-		if operations, err = m.readOperations(ctx); err != nil {
+	operating := what.everything || what.operations
+	if operating {
+		operations, err := m.readOperations(ctx)
+		if err != nil {
 			return subjects{operations: what.operations}, err
 		}
 		what.add(targets(operations)...)
@@ -95,9 +96,9 @@ func (m *Manager) lookAt(ctx context.Context, what subjects) (busy subjects, err
 	if o == nil {
 		return subjects{operations: what.operations}, err
 	}
-	if what.everything || what.operations { // without them, all would seem to have ended
+	if operating {
 		o.again = false
-		err = errors.Join(err, m.operate(ctx, o, operations))
+		err = errors.Join(err, m.operate(ctx, o))
 		busy.operations = o.again
 	}
 	busy.add(slices.Collect(maps.Keys(o.busy))...)

@@ -80,7 +80,11 @@ func targets(operations []store.Record[store.Operation]) []string {
 
 // operate executes what users have asked for: one operation of an application at a
 // time, in the order in which they were asked for.
-func (m *Manager) operate(ctx context.Context, o *observed, records []store.Record[store.Operation]) error {
+func (m *Manager) operate(ctx context.Context, o *observed) error {
+	records, err := m.readOperations(ctx)
+	if err != nil {
+		return err
+	}
 	executors := m.executors()
 	busy, waiting := map[string]string{}, map[string]string{} // waiting: for their window
 	begun := othersBegun(records)
