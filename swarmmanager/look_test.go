@@ -36,11 +36,6 @@ func (j *jsonSwarm) all(t *testing.T) (services []dockerswarm.Service) {
 	return services
 }
 
-func about(applications ...string) (s subjects) {
-	s.add(applications...)
-	return s
-}
-
 func (t *thousand) recorded(tb testing.TB, application string) store.Application {
 	tb.Helper()
 	r, err := store.Get[store.Application](tb.Context(), t.store, store.KindApplication, application)
@@ -205,7 +200,7 @@ func TestANewLeaderBelievesNothingOfAFormerLeadership(t *testing.T) {
 	assert.NilError(t, err)
 	assert.NilError(t, m.takeOver(t.Context()))
 	m.reportAll(t)
-	_, err = m.apps.look(t.Context(), about("app-0001"))
+	_, err = m.apps.reconcile(t.Context())
 	assert.NilError(t, err)
 	orders := m.apps.orders(api.MemberStatus{Application: "app-0001", Member: "app-0001-1"})
 	assert.Equal(t, orders.Term, uint64(9))

@@ -114,6 +114,7 @@ func (m *Manager) followEvents(ctx context.Context) {
 		stream := m.docker.Events(ctx, client.EventsListOptions{Filters: filters})
 		// What happened before is in no event.
 		m.apps.lost.Store(true)
+		m.apps.operations.Forget()
 		m.apps.following.Store(true)
 		m.apps.news.all()
 	read:
