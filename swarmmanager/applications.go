@@ -31,7 +31,7 @@ type applications struct {
 	news *news
 	// What was read of Swarm. Docker's events say what to read again while following;
 	// otherwise each look at everything lists all.
-	services   *services
+	services   *serviceView
 	records    *store.Mirror[store.Application]
 	operations *store.Mirror[store.Operation]
 	following  atomic.Bool
@@ -44,7 +44,7 @@ type applications struct {
 func newApplications(m *Manager) *applications {
 	return &applications{
 		m: m, log: m.log.Named("applications"), news: newNews(), cache: map[string]store.Application{},
-		services:   &services{cluster: m.cluster},
+		services:   &serviceView{cluster: m.cluster},
 		records:    store.NewMirror[store.Application](m.store, store.KindApplication),
 		operations: store.NewMirror[store.Operation](m.store, store.KindOperation),
 	}

@@ -11,10 +11,10 @@ import (
 	"github.com/openmanage/openmanage/internal/swarm"
 )
 
-// services are the services of members, as they were read last. Docker's events say
+// serviceView is the services of members, as they were read last. Docker's events say
 // which to read again; to list all of a large Swarm takes far longer than to look at
 // what has changed. Only one look at a time uses it.
-type services struct {
+type serviceView struct {
 	cluster *swarm.Cluster
 
 	of     map[string][]dockerswarm.Service // by application; nil: not listed
@@ -28,7 +28,7 @@ const rereadAtMost = 100
 
 // all returns the services by application. They are listed anew if that was last done
 // longer than age ago. The map is not to be changed.
-func (s *services) all(ctx context.Context, age time.Duration) (map[string][]dockerswarm.Service, error) {
+func (s *serviceView) all(ctx context.Context, age time.Duration) (map[string][]dockerswarm.Service, error) {
 	if s.of != nil && time.Since(s.listed) < age {
 		return s.of, nil
 	}
@@ -45,7 +45,7 @@ func (s *services) all(ctx context.Context, age time.Duration) (map[string][]doc
 }
 
 // read reads services again by their IDs, and returns whose they are or were.
-func (s *services) read(ctx context.Context, ids []string) (applications []string, err error) {
+func (s *serviceView) read(ctx context.Context, ids []string) (applications []string, err error) {
 	found, err := s.cluster.ServicesOf(ctx, "id", ids...)
 	if err != nil {
 		return nil, err
@@ -63,7 +63,7 @@ func (s *services) read(ctx context.Context, ids []string) (applications []strin
 }
 
 // readApplication reads the services of an application again.
-func (s *services) readApplication(ctx context.Context, application string) error {
+func (s *serviceView) readApplication(ctx context.Context, application string) error {
 	found, err := s.cluster.ServicesOf(ctx, "label", api.LabelApplication+"="+application)
 	if err != nil {
 		return err
@@ -79,7 +79,7 @@ func (s *services) readApplication(ctx context.Context, application string) erro
 }
 
 // put notes a service; false: it is no member's.
-func (s *services) put(one dockerswarm.Service) bool {
+func (s *serviceView) put(one dockerswarm.Service) bool {
 	application := one.Spec.Labels[api.LabelApplication]
 	if application == "" || memberName(one) == "" {
 		return false
@@ -89,7 +89,7 @@ func (s *services) put(one dockerswarm.Service) bool {
 	return true
 }
 
-func (s *services) drop(id string) {
+func (s *serviceView) drop(id string) {
 	application, known := s.by[id]
 	if !known {
 		return
@@ -102,4 +102,4 @@ func (s *services) drop(id string) {
 }
 
 // forget has the next all list anew.
-func (s *services) forget() { s.of = nil }
+func (s *serviceView) forget() { s.of = nil }
