@@ -100,6 +100,3 @@ func (s *serviceView) drop(id string) {
 		delete(s.of, application)
 	}
 }
-
-// forget has the next all list anew.
-func (s *serviceView) forget() { s.of = nil }

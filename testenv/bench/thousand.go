@@ -231,7 +231,7 @@ func (c crowd) change(ctx context.Context) (measure.Sample, error) {
 	stream := c.docker.Events(ctx, client.EventsListOptions{Filters: make(client.Filters).Add("type", string(events.ConfigEventType))})
 	var took measure.Sample
 	for range thousandChanges {
-		a, m := rand.IntN(thousandApplications), rand.IntN(thousandMembers)
+		a, m := rand.IntN(thousandApplications), rand.IntN(thousandMembers) //nolint:gosec // any will do
 		application := thousandName(a)
 		member := fmt.Sprintf("%s-%d", application, m+1)
 		node := c.nodes[(a+m)%len(c.nodes)]
@@ -276,7 +276,7 @@ func (c crowd) recorded(ctx context.Context, stream client.EventsResult, applica
 				return at, nil
 			}
 		case err := <-stream.Err:
-			return time.Now(), fmt.Errorf("Docker's events ended: %w", err)
+			return time.Now(), fmt.Errorf("the events of Docker ended: %w", err)
 		case <-timeout.C:
 			return time.Now(), fmt.Errorf("the record of %s does not say after a minute that %s is healthy: %t", application, member, healthy)
 		}
