@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -26,36 +28,44 @@ type applications struct {
 	m   *Manager
 	log hclog.Logger
 
-	triggered chan struct{}
+	news *news
+	// What was read of Swarm. Docker's events say what to read again while following;
+	// otherwise each look at everything lists all.
+	services   *serviceView
+	records    *store.Mirror[store.Application]
+	operations *store.Mirror[store.Operation]
+	following  atomic.Bool
+	lost       atomic.Bool // what was read is of a former leadership, or events were missed
 
 	mu    sync.Mutex
 	cache map[string]store.Application // as last written or read, for orders
 }
 
 func newApplications(m *Manager) *applications {
-	return &applications{m: m, log: m.log.Named("applications"), triggered: make(chan struct{}, 1), cache: map[string]store.Application{}}
-}
-
-// trigger asks for an observation soon.
-func (a *applications) trigger() {
-	select {
-	case a.triggered <- struct{}{}:
-	default:
+	return &applications{
+		m: m, log: m.log.Named("applications"), news: newNews(), cache: map[string]store.Application{},
+		services:   &serviceView{cluster: m.cluster},
+		records:    store.NewMirror[store.Application](m.store, store.KindApplication),
+		operations: store.NewMirror[store.Operation](m.store, store.KindOperation),
 	}
 }
 
 // observed is what is there at one moment.
 type observed struct {
 	services map[string][]dockerswarm.Service // by application
-	uses     map[string][]swarm.Use           // by volume
+	// uses are by volume, of members that are not heard, and of volumes of nodes that
+	// Swarm does not hear: nobody needs to know the others. See allUses.
+	uses     map[string][]swarm.Use
 	nodes    map[string]dockerswarm.Node
 	volumes  map[string]store.Record[api.Volume]
+	volumeOf map[string][]string // names of volumes, by application
 	records  map[string]store.Record[store.Application]
 	statuses map[string]liveStatus // by volume
 	reports  map[string]api.Report // by node
 	now      time.Time             // to the second, for records
 	precise  time.Time
-	again    bool // something is under way: observe again soon
+	again    bool            // something is under way: observe again soon
+	busy     map[string]bool // applications of which something is
 	// silence is for how long a node has not been renewed.
 	silence func(node string) time.Duration
 	// bar asks the other managers to promise a silent node nothing more; an error:
@@ -65,6 +75,8 @@ type observed struct {
 	revoke func(volume string, epoch uint64)
 	// operating tells whether an operation of an application has not ended.
 	operating func(application string) bool
+	// allUses are those of all volumes.
+	allUses func() (map[string][]swarm.Use, error)
 	// steady: every living node has had the time to report to this leader, so
 	// that a missing word means something.
 	steady bool
@@ -84,33 +96,54 @@ func (o *observed) expired(v api.Volume) bool {
 	return o.silence(v.Owner.Node) > v.LeaseTime()+api.LeaseMargin
 }
 
-// reconcile observes, writes what has changed, and returns what is there now.
+// relist is how old what Docker's events keep up to date may become before all of it is
+// listed again.
+const relist = 30 * time.Second
+
+// reconcile looks at everything.
 func (a *applications) reconcile(ctx context.Context) (*observed, error) {
-	o, err := a.observe(ctx)
+	return a.look(ctx, subjects{everything: true})
+}
+
+// look observes, writes what has changed, and returns what is there now. It plans for
+// the applications that what names and reads those anew, or it plans for all.
+func (a *applications) look(ctx context.Context, what subjects) (*observed, error) {
+	o, names, err := a.observeFor(ctx, what)
 	if err != nil {
 		return nil, err
 	}
+	var changes []change
 	var errs []error
-	names := map[string]bool{}
-	for name := range o.services {
-		names[name] = true
-	}
-	for name := range o.records {
-		names[name] = true
-	}
-	for name := range names {
-		if err := a.reconcileOne(ctx, o, name); err != nil {
-			errs = append(errs, fmt.Errorf("application %s: %w", name, err))
+	for _, name := range names {
+		o.again = false
+		c := a.plan(o, name)
+		if o.again {
+			o.busy[name] = true
+		}
+		errs = append(errs, a.retainVolumes(ctx, o, c.next), a.lengthenLeases(ctx, o, c.next))
+		if !a.settled(o, c) {
+			changes = append(changes, c)
 		}
 	}
-	errs = append(errs, a.m.volumes.freeAbandoned(ctx, o), a.reconcileNodes(ctx, o), a.reconcilePins(ctx, o))
+	errs = append(errs, a.write(ctx, o, changes))
+	switch {
+	case what.everything: // what follows is of no one application
+		errs = append(errs, a.m.volumes.freeAbandoned(ctx, o), a.reconcileNodes(ctx, o), a.reconcilePins(ctx, o))
+	case slices.ContainsFunc(changes, moves):
+		errs = append(errs, a.reconcilePins(ctx, o))
+	}
 	return o, errors.Join(errs...)
 }
 
 func (a *applications) observe(ctx context.Context) (*observed, error) {
-	o := &observed{
-		services: map[string][]dockerswarm.Service{}, records: map[string]store.Record[store.Application]{},
-		reports: map[string]api.Report{}, precise: time.Now().UTC(), steady: a.m.leadership.steady(),
+	o, _, err := a.observeFor(ctx, subjects{everything: true})
+	return o, err
+}
+
+// observeFor observes for a look at what, and returns the applications to look at.
+func (a *applications) observeFor(ctx context.Context, what subjects) (o *observed, names []string, err error) {
+	o = &observed{
+		reports: map[string]api.Report{}, busy: map[string]bool{}, precise: time.Now().UTC(), steady: a.m.leadership.steady(),
 		silence: a.m.leases.silence, revoke: a.m.volumes.revoke,
 	}
 	o.now = o.precise.Truncate(time.Second)
@@ -128,87 +161,206 @@ func (a *applications) observe(ctx context.Context) (*observed, error) {
 		}
 		return busy
 	}
-	services, err := a.m.cluster.Services(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, s := range services {
-		if name := s.Spec.Labels[api.LabelApplication]; name != "" && s.Spec.Labels[api.LabelMember] != "" {
-			o.services[name] = append(o.services[name], s)
-		}
-	}
-	records, err := store.List[store.Application](ctx, a.m.store, store.KindApplication)
-	if err != nil {
-		return nil, err
-	}
-	for _, r := range records {
-		o.records[r.Name] = r
+	o.allUses = sync.OnceValues(func() (map[string][]swarm.Use, error) { return a.m.cluster.Uses(ctx, api.PluginName) })
+	if names, err = a.read(ctx, o, what); err != nil {
+		return nil, nil, err
 	}
 	if o.nodes, err = a.m.nodes.get(ctx, time.Second); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if o.volumes, err = a.m.volumes.all(ctx); err != nil {
-		return nil, err
+	view, err := a.m.volumes.look(ctx)
+	if err != nil {
+		return nil, nil, err
 	}
-	if o.uses, err = a.m.cluster.Uses(ctx, api.PluginName); err != nil {
-		return nil, err
-	}
+	o.volumes, o.volumeOf = view.all, view.of
 	o.statuses = a.m.leases.statuses()
 	for id := range o.nodes {
 		if r, age, ok := a.m.leases.last(id); ok && age < api.LeaseDuration {
 			o.reports[id] = r
 		}
 	}
-	return o, nil
+	o.uses, err = a.uses(ctx, o, names)
+	return o, names, err
 }
 
-func (a *applications) reconcileOne(ctx context.Context, o *observed, name string) error {
+// read reads services and records, and returns the applications to look at: those that
+// what names, which are read anew, or all.
+func (a *applications) read(ctx context.Context, o *observed, what subjects) (names []string, err error) {
+	changed := slices.Collect(maps.Keys(what.services))
+	few := len(changed)+len(what.applications) <= rereadAtMost
+	everything := what.everything || !few
+	age := relist
+	if a.lost.Swap(false) || everything && !a.following.Load() {
+		age = 0
+	}
+	defer func() {
+		if err != nil {
+			a.lost.Store(true)
+		}
+	}()
+	servicesAge := age
+	if len(changed) > rereadAtMost {
+		servicesAge, changed = 0, nil
+	}
+	if o.services, err = a.services.all(ctx, servicesAge); err != nil {
+		return nil, err
+	}
+	looked := map[string]bool{}
+	if len(changed) > 0 {
+		of, err := a.services.read(ctx, changed)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range of {
+			looked[name] = true
+		}
+	}
+	if few {
+		maps.Copy(looked, what.applications)
+		for name := range looked {
+			if err := a.services.readApplication(ctx, name); err != nil {
+				return nil, err
+			}
+			a.records.Changed(name)
+		}
+	}
+	if o.records, err = a.records.All(ctx, age); err != nil {
+		return nil, err
+	}
+	if everything {
+		for name := range o.services {
+			looked[name] = true
+		}
+		for name := range o.records {
+			looked[name] = true
+		}
+	}
+	delete(looked, "")
+	return slices.Sorted(maps.Keys(looked)), nil
+}
+
+// uses asks for the tasks of the services whose members are not heard, which is most
+// often none: tasks are many, and no event tells of them.
+func (a *applications) uses(ctx context.Context, o *observed, names []string) (map[string][]swarm.Use, error) {
+	for _, r := range o.volumes {
+		if owner := r.Value.Owner; owner != nil && !ready(o.nodes[owner.Node]) {
+			return o.allUses()
+		}
+	}
+	unheard := map[string]dockerswarm.Service{}
+	for _, name := range names {
+		for _, s := range o.services[name] {
+			if status, ok := o.statuses[volumeName(s)]; (!ok || status.age > api.LeaseDuration) && replicas(s) > 0 {
+				unheard[s.ID] = s
+			}
+		}
+	}
+	return a.m.cluster.UsesOf(ctx, api.PluginName, unheard)
+}
+
+// change is the record of an application as it is to be.
+type change struct {
+	name   string
+	record store.Record[store.Application]
+	exists bool
+	next   store.Application
+	events []store.Event
+}
+
+func (a *applications) plan(o *observed, name string) change {
 	record, exists := o.records[name]
-	old := record.Value
-	next, events := planApplication(o, name, old, exists)
-	if err := a.retainVolumes(ctx, o, next); err != nil {
-		return err
+	next, events := planApplication(o, name, record.Value, exists)
+	return change{name: name, record: record, exists: exists, next: next, events: events}
+}
+
+// moves tells whether a change begins, goes on with or ends the move of a member, which
+// the labels of nodes make.
+func moves(c change) bool { return c.record.Value.Apart != nil || c.next.Apart != nil }
+
+// settled tells whether there is nothing to write.
+func (a *applications) settled(o *observed, c change) bool {
+	if !c.exists || len(c.events) > 0 || c.next.Removed != nil && !a.hasVolumes(o, c.name) || !unchanged(c) {
+		return false
 	}
-	if err := a.lengthenLeases(ctx, o, next); err != nil {
-		return err
+	if a.m.leadership.acting() {
+		a.know(c.record.Value)
 	}
+	return true
+}
+
+func unchanged(c change) bool {
+	old := c.record.Value
+	return sameApplication(old, c.next) || time.Since(c.record.Updated) < messagesEvery && onlyMessages(old, c.next)
+}
+
+// writers is how many records are written at once: Raft takes in one go what comes
+// together, and the death of a node changes many applications.
+const writers = 8
+
+func (a *applications) write(ctx context.Context, o *observed, changes []change) error {
+	errs := make([]error, len(changes))
+	var group sync.WaitGroup
+	slots := make(chan struct{}, writers)
+	for i, c := range changes {
+		slots <- struct{}{}
+		group.Go(func() {
+			defer func() { <-slots }()
+			if err := a.writeOne(ctx, o, c); err != nil {
+				a.records.Changed(c.name)
+				errs[i] = fmt.Errorf("application %s: %w", c.name, err)
+			}
+		})
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+func (a *applications) writeOne(ctx context.Context, o *observed, c change) error {
+	name, record, old, next := c.name, c.record, c.record.Value, c.next
 	if !a.m.leadership.acting() {
 		return nil
 	}
 	// History first: a crash between the two writes then repeats an event, which
 	// addEvents recognises, instead of losing it.
-	if err := a.addEvents(ctx, name, events); err != nil {
+	if err := a.addEvents(ctx, name, c.events); err != nil {
 		return err
 	}
 	failpoint.Hit("create:events-written")
 	switch {
-	case !exists:
+	case !c.exists:
 		created, err := store.Create(ctx, a.m.store, store.KindApplication, name, next)
 		if err != nil {
 			return err
 		}
-		o.records[name] = created
 		failpoint.Hit("create:application-recorded")
+		a.wrote(o, created)
 		a.know(next)
 	case next.Removed != nil && !a.hasVolumes(o, name):
 		return a.forgetApplication(ctx, record)
-	case sameApplication(old, next):
-		a.know(old)
-	case onlyMessages(old, next) && time.Since(record.Updated) < messagesEvery:
+	case unchanged(c):
 		a.know(old)
 	default:
 		updated, err := store.Update(ctx, a.m.store, store.KindApplication, record, next)
 		if err != nil {
 			return err
 		}
-		o.records[name] = updated // operations and labels go by what is recorded now
 		failpoint.Hit("create:application-updated")
 		if old.Term != next.Term {
 			failpoint.Hit("primary:recorded")
 		}
+		a.wrote(o, updated)
 		a.know(next)
 	}
 	return nil
+}
+
+// wrote notes a record that was written: operations and labels go by what is recorded
+// now.
+func (a *applications) wrote(o *observed, r store.Record[store.Application]) {
+	a.records.Put(r)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o.records[r.Name] = r
 }
 
 // know notes what is recorded of an application: orders follow from that alone. A
@@ -228,6 +380,9 @@ func (a *applications) forget() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	clear(a.cache)
+	a.records.Forget()
+	a.operations.Forget()
+	a.lost.Store(true)
 }
 
 // planApplication works out the record of an application, and what has happened
@@ -420,25 +575,23 @@ func sameApplication(old, next store.Application) bool { return reflect.DeepEqua
 
 // hasVolumes tells whether any volume of the application is left.
 func (a *applications) hasVolumes(o *observed, name string) bool {
-	for _, r := range o.volumes {
-		if r.Value.Application == name {
-			return true
-		}
-	}
-	return false
+	return len(o.volumeOf[name]) > 0
 }
 
 // retainVolumes marks the free volumes of members that are no more as retained.
 func (a *applications) retainVolumes(ctx context.Context, o *observed, app store.Application) error {
+	if len(o.volumeOf[app.Name]) == 0 {
+		return nil
+	}
 	used := map[string]bool{}
 	if app.Removed == nil {
 		for _, m := range app.Members {
 			used[m.Volume] = true
 		}
 	}
-	for name, r := range o.volumes {
-		v := r.Value
-		if v.Application != app.Name || used[name] || v.Retained || v.Purging || v.Owner != nil {
+	for _, name := range o.volumeOf[app.Name] {
+		v := o.volumes[name].Value
+		if used[name] || v.Retained || v.Purging || v.Owner != nil {
 			continue
 		}
 		if err := a.m.volumes.retain(ctx, name); err != nil {
@@ -456,7 +609,7 @@ func (a *applications) orders(s api.MemberStatus) api.MemberOrders {
 	o := api.MemberOrders{Member: s.Member}
 	if !ok || app.Removed != nil {
 		o.Reason = "the leading manager does not know application " + s.Application + " yet"
-		a.trigger()
+		a.news.about(s.Application)
 		return o
 	}
 	for _, m := range app.Members {

@@ -72,12 +72,12 @@ func TestOnlyTheVolumeOfAMemberPinsIt(t *testing.T) {
 	o.volumes["trap"] = store.Record[api.Volume]{Name: "trap", Value: api.Volume{
 		VolumeSpec: api.VolumeSpec{Name: "trap", Application: "pg", Member: "pg-1"}, Phase: api.PhaseReady, Location: "of-another-node",
 	}}
-	assert.Equal(t, len(wantedPins(o, "shared")), 0, "a node drew a member to itself")
-	assert.Equal(t, len(wantedPins(o, "local")), 3)
+	assert.Equal(t, len(wantedPins(pinsByLocation(o), "shared")), 0, "a node drew a member to itself")
+	assert.Equal(t, len(wantedPins(pinsByLocation(o), "local")), 3)
 	now := o.now
 	app.Removed = &now
 	o.records["pg"] = store.Record[store.Application]{Name: "pg", Value: app}
-	assert.Equal(t, len(wantedPins(o, "local")), 3, "taken up again, it is placed where its data is")
+	assert.Equal(t, len(wantedPins(pinsByLocation(o), "local")), 3, "taken up again, it is placed where its data is")
 }
 
 func TestNothingChangesWhileNothingHappens(t *testing.T) {

@@ -345,6 +345,7 @@ func (m *Manager) orderRestart(ctx context.Context, app store.Application, membe
 	})
 	if err == nil {
 		failpoint.Hit("config:ordered")
+		m.apps.records.Put(r)
 		m.apps.know(r.Value)
 	}
 	return err
@@ -398,6 +399,7 @@ func (m *Manager) endConfig(ctx context.Context, op store.Record[store.Operation
 	}); err != nil {
 		return err
 	}
+	m.apps.records.Changed(op.Value.Target)
 	if back := op.Value.Config.Back; back != "" && end == store.OperationDone {
 		end, text = store.OperationFailed, back+". The former settings are in force again"
 		if op.Value.Cancel {

@@ -417,7 +417,7 @@ func TestHowFullAVolumeIsIsNoNewsToActOnAtOnce(t *testing.T) {
 	report := func(u api.Usage) api.Report {
 		return api.Report{Volumes: []api.HeldVolume{{Name: "pg-1", Epoch: 1, Mounted: true, Usage: u}}}
 	}
-	assert.Assert(t, l.hear("n1", report(room(100))))
-	assert.Assert(t, !l.hear("n1", report(room(99))), "it changes all the time")
+	assert.DeepEqual(t, l.hear("n1", heard{report: report(room(100))}), []string{"pg-1"})
+	assert.Equal(t, len(l.hear("n1", heard{report: report(room(99))})), 0, "it changes all the time")
 	assert.DeepEqual(t, l.volumes(), []api.LiveVolume{{Node: "n1", HeldVolume: report(room(99)).Volumes[0]}})
 }

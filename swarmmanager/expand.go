@@ -218,14 +218,18 @@ func (s *snapshots) forget(device string) {
 func (m *Manager) volumeOrders(r api.Report, renewed []string, all map[string]store.Record[api.Volume]) (grow []api.GrowOrder, snapshot []api.SnapshotOrder) {
 	m.snapshots.mu.Lock()
 	defer m.snapshots.mu.Unlock()
+	goesOn := make(map[string]bool, len(renewed))
+	for _, name := range renewed {
+		goesOn[name] = true
+	}
 	for _, result := range r.Snapshots {
 		volume, wanted := m.snapshots.wanted[result.Device]
-		if wanted && slices.Contains(renewed, volume) {
+		if wanted && goesOn[volume] {
 			m.snapshots.results[result.Device] = result
 		}
 	}
 	for _, held := range r.Volumes {
-		if !held.Mounted || !slices.Contains(renewed, held.Name) {
+		if !held.Mounted || !goesOn[held.Name] {
 			continue
 		}
 		if want := all[held.Name].Value.Size; held.Size != 0 && held.Size < want {

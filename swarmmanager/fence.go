@@ -187,6 +187,7 @@ func (a *applications) changeMember(ctx context.Context, o *observed, op memberO
 		return verdict{}, err
 	}
 	failpoint.Hit("member:recorded")
+	a.records.Put(r)
 	a.know(r.Value)
 	if v.change == nil || v.event == "" {
 		return v, nil

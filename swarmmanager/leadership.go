@@ -194,7 +194,7 @@ func (m *Manager) lead(ctx context.Context) {
 		if began {
 			failpoint.Hit("leader:began")
 			m.log.Info("leading", "boot", m.leadership.boot)
-			m.apps.trigger()
+			m.apps.news.all()
 		}
 		cancel()
 		if acting := m.leadership.acting(); was && !acting {

@@ -1,11 +1,11 @@
 package swarmmanager
 
 import (
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/delta"
 )
 
 // leases remembers when each node was last renewed, and what it said. It is a
@@ -19,6 +19,7 @@ type leases struct {
 	nodes   map[string]heard
 	silent  map[string]int // by node: how many of silenceMarks it has passed
 	helpers map[string]heardHelper
+	turns   map[string]*sync.Mutex // by node
 }
 
 type heardHelper struct {
@@ -27,8 +28,42 @@ type heardHelper struct {
 }
 
 type heard struct {
-	at     time.Duration
+	at    time.Duration
+	state delta.State // all that the node has said
+	// report is state without what it has no right to say. Nobody changes it.
 	report api.Report
+	// answered are the orders that it has got, by member.
+	answered map[string]answeredOrders
+}
+
+// answeredOrders are orders with the number of the report that they answered first.
+type answeredOrders struct {
+	api.MemberOrders
+	seq uint64
+}
+
+// turn waits until no other report of node is being answered, and returns what ends
+// the turn.
+func (l *leases) turn(node string) (end func()) {
+	l.mu.Lock()
+	if l.turns == nil {
+		l.turns = map[string]*sync.Mutex{}
+	}
+	turn := l.turns[node]
+	if turn == nil {
+		turn = &sync.Mutex{}
+		l.turns[node] = turn
+	}
+	l.mu.Unlock()
+	turn.Lock()
+	return turn.Unlock
+}
+
+// heardOf returns what node has said and was answered last.
+func (l *leases) heardOf(node string) heard {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.nodes[node]
 }
 
 func newLeases(now clock) *leases {
@@ -67,28 +102,57 @@ func (l *leases) newlySilent() bool {
 	return news
 }
 
-// hear notes a report. Its time is that of the answer's making, which is not
-// before the one from which the node counts its lease. It returns whether the
-// report says something new of a member.
-func (l *leases) hear(node string, r api.Report) (news bool) {
+// hear notes a report and its answer. Its time is that of the answer's making, which
+// is not before the one from which the node counts its lease. It returns the volumes
+// of which it says something new, or of whose members.
+func (l *leases) hear(node string, h heard) (volumes []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	old := l.nodes[node].report
-	l.nodes[node] = heard{at: l.now(), report: r}
-	if !slices.Equal(old.Snapshots, r.Snapshots) || !slices.EqualFunc(old.Volumes, r.Volumes, sameHold) {
-		return true
+	h.at = l.now()
+	l.nodes[node] = h
+	volumes = differences(old.Volumes, h.report.Volumes, func(v *api.HeldVolume) string { return v.Name }, sameHold)
+	return append(volumes, differences(old.Members, h.report.Members, func(s *api.MemberStatus) string { return s.Volume }, sameWord)...)
+}
+
+// sameWord tells whether b says nothing that a did not say, but for what changes all
+// the time.
+func sameWord(a, b *api.MemberStatus) bool {
+	return a.Member == b.Member && a.State == b.State && a.Role == b.Role && a.Healthy == b.Healthy && a.Initialized == b.Initialized &&
+		a.Term == b.Term && a.Leaving == b.Leaving && a.Streaming == b.Streaming && a.SyncNames == b.SyncNames &&
+		a.Parameters == b.Parameters && a.StartedWith == b.StartedWith && a.Refused == b.Refused && a.PendingRestart == b.PendingRestart && a.PrimaryFirst == b.PrimaryFirst
+}
+
+// differences names what is in only one of two lists, each in the order of names, or
+// in both and not the same.
+func differences[T any](old, next []T, name func(*T) string, same func(a, b *T) bool) (names []string) {
+	if len(old) == len(next) && len(old) > 0 && &old[0] == &next[0] {
+		return nil // delta.State gives the same list again
 	}
-	return !slices.EqualFunc(old.Members, r.Members, func(a, b api.MemberStatus) bool {
-		return a.Member == b.Member && a.State == b.State && a.Role == b.Role && a.Healthy == b.Healthy && a.Initialized == b.Initialized &&
-			a.Term == b.Term && a.Leaving == b.Leaving && a.Streaming == b.Streaming && a.SyncNames == b.SyncNames &&
-			a.Parameters == b.Parameters && a.StartedWith == b.StartedWith && a.Refused == b.Refused && a.PendingRestart == b.PendingRestart && a.PrimaryFirst == b.PrimaryFirst
-	})
+	i, j := 0, 0
+	for i < len(old) || j < len(next) {
+		switch {
+		case j == len(next) || i < len(old) && name(&old[i]) < name(&next[j]):
+			names = append(names, name(&old[i]))
+			i++
+		case i == len(old) || name(&old[i]) > name(&next[j]):
+			names = append(names, name(&next[j]))
+			j++
+		default:
+			if !same(&old[i], &next[j]) {
+				names = append(names, name(&next[j]))
+			}
+			i, j = i+1, j+1
+		}
+	}
+	return names
 }
 
 // sameHold leaves aside how full the volume is, which changes all the time.
-func sameHold(a, b api.HeldVolume) bool {
-	a.Usage, b.Usage = api.Usage{}, api.Usage{}
-	return a == b
+func sameHold(a, b *api.HeldVolume) bool {
+	x, y := *a, *b
+	x.Usage, y.Usage = api.Usage{}, api.Usage{}
+	return x == y
 }
 
 // touch notes that node was given a lease otherwise than by a report.
@@ -152,13 +216,18 @@ func (l *leases) helper(node string) (api.HelperReport, time.Duration, bool) {
 func (l *leases) statuses() map[string]liveStatus {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	all := map[string]liveStatus{}
+	count := 0
+	for _, h := range l.nodes {
+		count += len(h.report.Members)
+	}
+	all, now := make(map[string]liveStatus, count), l.now()
 	for node, h := range l.nodes {
-		for _, s := range h.report.Members {
+		for i := range h.report.Members {
+			s := h.report.Members[i]
 			if known, ok := all[s.Volume]; ok && known.at > h.at {
 				continue
 			}
-			all[s.Volume] = liveStatus{MemberStatus: s, node: node, at: h.at, age: l.now() - h.at}
+			all[s.Volume] = liveStatus{MemberStatus: s, node: node, at: h.at, age: now - h.at}
 		}
 	}
 	return all

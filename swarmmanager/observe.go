@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/moby/moby/api/types/events"
@@ -27,65 +28,127 @@ const (
 )
 
 // watch observes and acts while this manager leads: at once when Docker or a
-// member says that something changed, and every resync anyway.
+// member says that something changed, at what has changed, and every resync at
+// everything.
 func (m *Manager) watch(ctx context.Context) {
 	go m.followEvents(ctx)
-	next := time.NewTimer(resync)
-	defer next.Stop()
+	all := time.NewTimer(resync)
+	defer all.Stop()
+	soon := time.NewTimer(resync)
+	defer soon.Stop()
 	silence := time.NewTicker(silenceTick)
 	defer silence.Stop()
+	var busy subjects // what is under way
 	for {
+		everything := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-silence.C:
-			if !m.leases.newlySilent() {
+			if everything = m.leases.newlySilent(); !everything {
 				continue
 			}
-		case <-next.C:
-		case <-m.apps.triggered:
+		case <-all.C:
+			everything = true
+		case <-soon.C:
+		case <-m.apps.news.wake:
 			// Gather what comes together, such as the services of one stack.
 			if !pause(ctx, gather) {
 				return
 			}
 		}
-		next.Reset(resync)
+		what := m.apps.news.take()
+		what.join(busy)
+		if what.everything = what.everything || everything; what.everything {
+			all.Reset(resync)
+		}
 		if !m.leadership.acting() {
+			m.apps.lost.Store(true) // the next look is at everything
 			continue
 		}
-		call, cancel := context.WithTimeout(ctx, 30*time.Second)
-		o, err := m.apps.reconcile(call)
-		if o != nil {
-			err = errors.Join(err, m.operate(call, o))
-			if o.again {
-				next.Reset(resyncSoon)
-			}
+		if busy = m.lookOnce(ctx, what); !busy.empty() {
+			soon.Reset(resyncSoon)
 		}
-		if err != nil && ctx.Err() == nil {
-			m.log.Warn("observation incomplete; it is repeated", "error", err)
-		}
-		cancel()
 	}
 }
 
-// followEvents triggers an observation when Docker reports a change of a service or
-// a node. A request in an operation record is found within resync: events of
-// configs would come with each beat of the leader record.
+// lookOnce looks, acts, and returns what is to be looked at again soon.
+func (m *Manager) lookOnce(ctx context.Context, what subjects) (busy subjects) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	busy, err := m.lookAt(ctx, what)
+	if err != nil && !errors.Is(err, context.Canceled) {
+		m.log.Warn("observation incomplete; it is repeated", "error", err)
+	}
+	return busy
+}
+
+func (m *Manager) lookAt(ctx context.Context, what subjects) (busy subjects, err error) {
+	operating := what.everything || what.operations
+	if operating {
+		operations, err := m.readOperations(ctx)
+		if err != nil {
+			return subjects{operations: what.operations}, err
+		}
+		what.add(targets(operations)...)
+	}
+	o, err := m.apps.look(ctx, what)
+	if o == nil {
+		return subjects{operations: what.operations}, err
+	}
+	if operating {
+		o.again = false
+		err = errors.Join(err, m.operate(ctx, o))
+		busy.operations = o.again
+	}
+	busy.add(slices.Collect(maps.Keys(o.busy))...)
+	return busy, err
+}
+
+// followEvents has a look come soon when Docker reports a change of a service, of a
+// node or of what a user asks for in the record of an operation. An application's
+// record that somebody else has changed is read again.
 func (m *Manager) followEvents(ctx context.Context) {
-	filters := make(client.Filters).Add("type", string(events.ServiceEventType), string(events.NodeEventType))
+	filters := make(client.Filters).Add("type", string(events.ServiceEventType), string(events.NodeEventType), string(events.ConfigEventType))
 	for ctx.Err() == nil {
 		stream := m.docker.Events(ctx, client.EventsListOptions{Filters: filters})
+		// What happened before is in no event.
+		m.apps.lost.Store(true)
+		m.apps.operations.Forget()
+		m.apps.following.Store(true)
+		m.apps.news.all()
 	read:
 		for {
 			select {
-			case <-stream.Messages:
-				m.apps.trigger()
+			case e := <-stream.Messages:
+				m.hearEvent(e)
 			case err := <-stream.Err:
 				m.log.Debug("event stream ended", "error", err)
 				break read
 			}
 		}
+		m.apps.following.Store(false)
 		pause(ctx, 2*time.Second)
+	}
+}
+
+func (m *Manager) hearEvent(e events.Message) {
+	switch e.Type {
+	case events.ServiceEventType:
+		m.apps.news.service(e.Actor.ID)
+	case events.NodeEventType:
+		m.apps.news.all()
+	case events.ConfigEventType:
+		kind, name := store.NameOf(e.Actor.Attributes["name"])
+		switch kind {
+		case store.KindApplication:
+			m.apps.records.Changed(name)
+		case store.KindOperation:
+			m.apps.operations.Changed(name)
+			if e.Action == events.ActionCreate {
+				m.apps.news.asked()
+			}
+		}
 	}
 }
 
@@ -176,12 +239,13 @@ func (a *applications) reconcilePins(ctx context.Context, o *observed) error {
 	if !o.steady {
 		return nil
 	}
+	pins := pinsByLocation(o)
 	for id, n := range o.nodes {
 		report, ok := o.reports[id]
 		if !ok {
 			continue // nothing is known of a silent node's storage: leave its labels
 		}
-		want := wantedPins(o, report.Storage.Location)
+		want := wantedPins(pins, report.Storage.Location)
 		maps.Copy(want, apartPins(o, id))
 		if changed := setPins(&n.Spec, want); !changed {
 			continue
@@ -195,17 +259,31 @@ func (a *applications) reconcilePins(ctx context.Context, o *observed) error {
 	return nil
 }
 
-// wantedPins are the labels of a node with that folder. What counts is the volume
-// that the application's record names: any node may make a volume that claims to
-// be a member's, and must not draw the member, with its secrets, to itself by it.
-func wantedPins(o *observed, location string) map[string]bool {
-	want := map[string]bool{}
+// pinsByLocation are the pins of all members, by the folder in which their data is.
+// What counts is the volume that the application's record names: any node may make a
+// volume that claims to be a member's, and must not draw the member, with its secrets,
+// to itself by it.
+func pinsByLocation(o *observed) map[string][]string {
+	pins := map[string][]string{}
 	for _, app := range o.records {
 		for _, m := range app.Value.Members {
-			v := o.volumes[m.Volume].Value
-			if v.Member == m.Name && v.Location != "" && v.Location != location {
-				want[api.PinLabel(m.Name)] = true
+			if v := o.volumes[m.Volume].Value; v.Member == m.Name && v.Location != "" {
+				pins[v.Location] = append(pins[v.Location], api.PinLabel(m.Name))
 			}
+		}
+	}
+	return pins
+}
+
+// wantedPins are the labels of a node with that folder.
+func wantedPins(pins map[string][]string, location string) map[string]bool {
+	want := map[string]bool{}
+	for where, labels := range pins {
+		if where == location {
+			continue
+		}
+		for _, label := range labels {
+			want[label] = true
 		}
 	}
 	return want
@@ -245,6 +323,7 @@ func (a *applications) forgetApplication(ctx context.Context, r store.Record[sto
 			return err
 		}
 	}
+	a.records.Drop(r.Name)
 	history, err := store.Get[store.Events](ctx, a.m.store, store.KindEvents, r.Name)
 	if err == nil {
 		err = store.Delete(ctx, a.m.store, store.KindEvents, history)

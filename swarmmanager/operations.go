@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -37,9 +38,7 @@ type executor func(ctx context.Context, o *observed, op store.Record[store.Opera
 
 func (m *Manager) executors() map[string]executor {
 	return map[string]executor{
-		store.OperationPurge: func(ctx context.Context, _ *observed, op store.Record[store.Operation]) error {
-			return m.purge(ctx, op)
-		},
+		store.OperationPurge:      m.purge,
 		store.OperationSwitchover: m.switchover,
 		store.OperationPromote:    m.promote,
 		store.OperationRestart:    m.roll,
@@ -55,19 +54,53 @@ func (m *Manager) executors() map[string]executor {
 	}
 }
 
+// readOperations returns all operations in the order in which they were asked for.
+func (m *Manager) readOperations(ctx context.Context) ([]store.Record[store.Operation], error) {
+	age := relist
+	if !m.apps.following.Load() {
+		age = 0
+	}
+	all, err := m.apps.operations.All(ctx, age)
+	records := slices.SortedFunc(maps.Values(all), func(a, b store.Record[store.Operation]) int {
+		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Name, b.Name))
+	})
+	return records, err
+}
+
+// targets are the applications that operations are for which have not ended.
+func targets(operations []store.Record[store.Operation]) []string {
+	var names []string
+	for _, r := range operations {
+		if r.Value.Ended == nil && r.Value.Kind != store.OperationPurge && r.Value.Kind != store.OperationCreate {
+			names = append(names, r.Value.Target)
+		}
+	}
+	return names
+}
+
 // operate executes what users have asked for: one operation of an application at a
 // time, in the order in which they were asked for.
 func (m *Manager) operate(ctx context.Context, o *observed) error {
-	records, err := store.List[store.Operation](ctx, m.store, store.KindOperation)
+	records, err := m.readOperations(ctx)
 	if err != nil {
 		return err
 	}
-	slices.SortStableFunc(records, func(a, b store.Record[store.Operation]) int { return a.Created.Compare(b.Created) })
 	executors := m.executors()
 	busy, waiting := map[string]string{}, map[string]string{} // waiting: for their window
 	begun := othersBegun(records)
 	errs := []error{m.dropOrphans(ctx, o, records)}
 	for _, r := range records {
+		if r.Value.Ended == nil {
+			// As it is now: what was read before may be from before our own last step.
+			now, err := m.apps.operations.Read(ctx, r.Name)
+			if err != nil {
+				if !errors.Is(err, store.ErrNotFound) {
+					errs = append(errs, err)
+				}
+				continue
+			}
+			r = now
+		}
 		op := r.Value
 		execute, ours := executors[op.Kind]
 		between := betweenMembers(op)
@@ -75,6 +108,7 @@ func (m *Manager) operate(ctx context.Context, o *observed) error {
 		case op.Ended != nil:
 			if time.Since(*op.Ended) > operationKept {
 				errs = append(errs, store.Delete(ctx, m.store, store.KindOperation, r))
+				m.apps.operations.Drop(r.Name)
 			}
 		case !ours: // a claim of the CLI
 		case op.Cancel && op.State == store.OperationRequested:
@@ -107,7 +141,7 @@ func (m *Manager) end(ctx context.Context, r store.Record[store.Operation], stat
 	op := r.Value
 	now := time.Now().UTC().Truncate(time.Second)
 	op.State, op.Error, op.Ended, op.Step = state, problem, &now, ""
-	_, err := store.Update(ctx, m.store, store.KindOperation, r, op)
+	_, err := m.writeOperation(ctx, r, op)
 	failpoint.Hit("operation:ended")
 	m.log.Info("operation ended", "operation", r.Name, "kind", op.Kind, "target", op.Target, "state", state, "error", problem)
 	return err
@@ -132,7 +166,7 @@ func (m *Manager) step(ctx context.Context, r store.Record[store.Operation], ste
 	for _, edit := range change {
 		edit(&op)
 	}
-	next, err := store.Update(ctx, m.store, store.KindOperation, r, op)
+	next, err := m.writeOperation(ctx, r, op)
 	if err == nil {
 		m.log.Info("operation", "operation", r.Name, "kind", op.Kind, "target", op.Target, "step", step)
 		failpoint.Hit("operation:" + op.Kind)
@@ -147,8 +181,13 @@ func (m *Manager) waits(ctx context.Context, r store.Record[store.Operation], wh
 	}
 	op := r.Value
 	op.Step = why
-	_, err := store.Update(ctx, m.store, store.KindOperation, r, op)
+	_, err := m.writeOperation(ctx, r, op)
 	return err
+}
+
+func (m *Manager) writeOperation(ctx context.Context, r store.Record[store.Operation], op store.Operation) (store.Record[store.Operation], error) {
+	m.apps.operations.Changed(r.Name)
+	return store.Update(ctx, m.store, store.KindOperation, r, op)
 }
 
 // target returns the application that an operation is for, as it is recorded; a

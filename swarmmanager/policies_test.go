@@ -67,6 +67,7 @@ func newRolling(t *testing.T) *rollingTest {
 	assert.NilError(t, err)
 	now := func() time.Duration { return r.clock }
 	r.m = &Manager{docker: docker, services: docker, log: hclog.NewNullLogger(), store: store.New(&storetest.Configs{}), leases: newLeases(now), pulls: newPulls(now)}
+	r.m.apps = newApplications(r.m)
 	r.o.precise = at(t, "2026-11-27T12:00Z") // a Friday
 	r.step()
 	return r

@@ -65,7 +65,7 @@ func TestLeaderActsOnlyWhileItsOwnWritesAreFresh(t *testing.T) {
 func TestLeaseIsExpiredOnlyAfterItsDurationAndMargin(t *testing.T) {
 	c := &manual{t: time.Hour}
 	l := newLeases(c.now)
-	l.hear("n1", api.Report{})
+	l.hear("n1", heard{})
 	c.t += api.LeaseDuration + api.LeaseMargin
 	assert.Assert(t, !l.expired("n1", api.LeaseDuration))
 	c.t++

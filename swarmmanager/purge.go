@@ -13,7 +13,7 @@ import (
 
 // purge deletes a volume and its data. Every step can be repeated by a leader
 // that takes over: mark the record, have a node delete the device, delete the record.
-func (m *Manager) purge(ctx context.Context, op store.Record[store.Operation]) error {
+func (m *Manager) purge(ctx context.Context, o *observed, op store.Record[store.Operation]) error {
 	name := op.Value.Target
 	defer m.volumes.lock(name)()
 	r, err := m.volumes.get(ctx, name)
@@ -29,7 +29,7 @@ func (m *Manager) purge(ctx context.Context, op store.Record[store.Operation]) e
 	}
 	v := r.Value
 	if !v.Purging {
-		uses, err := m.cluster.Uses(ctx, api.PluginName)
+		uses, err := o.allUses()
 		if err != nil {
 			return err
 		}
@@ -73,13 +73,13 @@ func (m *Manager) purgers(v api.Volume) []string {
 
 // purgeOrders tells the caller's node which devices to delete.
 func (m *Manager) purgeOrders(ctx context.Context, r api.Report) ([]api.PurgeOrder, error) {
-	all, err := m.volumes.all(ctx)
+	view, err := m.volumes.look(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var orders []api.PurgeOrder
-	for _, rec := range all {
-		if v := rec.Value; v.Purging && v.Phase != api.PhaseDeclared && v.Location == r.Storage.Location {
+	for _, name := range view.purging {
+		if v := view.all[name].Value; v.Phase != api.PhaseDeclared && v.Location == r.Storage.Location {
 			orders = append(orders, api.PurgeOrder{Name: v.Name, Device: v.Device, Location: v.Location})
 		}
 	}
@@ -88,6 +88,7 @@ func (m *Manager) purgeOrders(ctx context.Context, r api.Report) ([]api.PurgeOrd
 
 // purged removes the records of volumes whose devices the caller has deleted.
 func (m *Manager) purged(ctx context.Context, report api.Report) {
+	var applications []string
 	for _, o := range report.Purged {
 		name := o.Name
 		unlock := m.volumes.lock(name)
@@ -95,6 +96,7 @@ func (m *Manager) purged(ctx context.Context, report api.Report) {
 		if err == nil && r.Value.Purging && r.Value.Location == o.Location && r.Value.Device == o.Device {
 			failpoint.Hit("purge:deleted")
 			if err = m.volumes.remove(ctx, r); err == nil {
+				applications = append(applications, r.Value.Application)
 				m.log.Info("purged", "volume", name)
 			}
 		}
@@ -104,5 +106,6 @@ func (m *Manager) purged(ctx context.Context, report api.Report) {
 			m.log.Warn("purge incomplete; it is repeated", "volume", name, "error", err)
 		}
 	}
-	m.apps.trigger()
+	m.apps.news.about(applications...)
+	m.apps.news.asked()
 }

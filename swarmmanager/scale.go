@@ -228,15 +228,11 @@ func (v *volumes) adopt(ctx context.Context, member, device string, source api.V
 	r, err := store.Create(ctx, v.store, store.KindVolume, member, api.Volume{
 		VolumeSpec: spec, Phase: api.PhaseReady, UUID: source.UUID, Device: device, Location: source.Location, Created: time.Now().UTC(),
 	})
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	if err != nil {
-		v.cache = nil
+		v.unknown(member)
 		return err
 	}
-	if v.cache != nil {
-		v.cache[member] = r
-	}
+	v.know(r)
 	v.log.Info("volume made of a snapshot", "volume", member, "source", source.Name, "device", device)
 	return nil
 }

@@ -2,6 +2,7 @@ package swarmmanager
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"reflect"
 	"slices"
 	"time"
 
@@ -23,6 +25,7 @@ type route struct {
 	managersOnly bool
 	// anyManager: answered by whichever manager is asked, not by the leader.
 	anyManager bool
+	limit      int64 // of the body in bytes; 0: api.MaxBody
 	handle     func(ctx context.Context, caller swarmpki.Peer, r *http.Request, body []byte) (any, error)
 }
 
@@ -30,7 +33,7 @@ type route struct {
 // itself: the node is the one of its certificate, never one that a body names.
 func (m *Manager) routes() map[string]route {
 	return map[string]route{
-		"POST /v1/report":         {handle: post(m.report)},
+		"POST /v1/report":         {limit: api.MaxReport, handle: post(m.report)},
 		"POST /v1/helper":         {handle: post(m.helperReport)},
 		"GET /v1/volumes":         {handle: m.listVolumes},
 		"GET /v1/volumes/{name}":  {handle: m.getVolume},
@@ -94,11 +97,12 @@ func (m *Manager) serve(ctx context.Context) error {
 
 // answer checks who asks, hands on what is the leader's, and answers the rest.
 func (m *Manager) answer(w http.ResponseWriter, r *http.Request, rt route) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, api.MaxBody))
+	limit := cmp.Or(rt.limit, api.MaxBody)
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	if err != nil {
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
-			writeError(w, http.StatusRequestEntityTooLarge, refuse(api.ErrInvalid, "the request's body is over %d bytes", api.MaxBody))
+			writeError(w, http.StatusRequestEntityTooLarge, refuse(api.ErrInvalid, "the request's body is over %d bytes", limit))
 			return
 		}
 		writeError(w, http.StatusBadRequest, refuse(api.ErrInvalid, "the request's body cannot be read: %v", err))
@@ -165,31 +169,51 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 func writeError(w http.ResponseWriter, status int, e *api.Error) { writeJSON(w, status, e) }
 
 // report renews the leases of the calling node and hands out its orders.
-func (m *Manager) report(ctx context.Context, caller swarmpki.Peer, r api.Report) (any, error) {
+func (m *Manager) report(ctx context.Context, caller swarmpki.Peer, said api.Report) (any, error) {
+	defer m.leases.turn(caller.NodeID)()
+	answer := api.ReportAnswer{Leader: m.leadership.self, Lease: api.LeaseDuration, Seq: said.Seq}
+	known := m.leases.heardOf(caller.NodeID)
+	state, late := known.state, !known.state.Newer(said)
+	if !late {
+		var whole bool
+		if state, whole = state.Add(said); !whole {
+			return api.ReportAnswer{Leader: m.leadership.self, Seq: said.Seq, Again: true}, nil
+		}
+	}
+	r := state.Report
 	renewed, lost, err := m.volumes.renew(ctx, caller.NodeID, r)
 	if err != nil {
 		return nil, err
 	}
-	all, err := m.volumes.all(ctx)
+	answer.Renewed, answer.Lost = renewed, lost
+	view, err := m.volumes.look(ctx)
 	if err != nil {
 		return nil, err
 	}
-	r.Members = slices.DeleteFunc(r.Members, func(s api.MemberStatus) bool { return !speaksFor(caller.NodeID, all[s.Volume].Value) })
+	answer.Longer = m.volumes.longer(renewed, view.all)
+	r.Members = allowed(r.Members, func(s *api.MemberStatus) bool { return speaksFor(caller.NodeID, view.all[s.Volume].Value) })
 	nodes, err := m.nodes.get(ctx, 5*time.Second)
 	if err != nil {
 		return nil, err
 	}
-	answer := api.ReportAnswer{Leader: m.leadership.self, Lease: api.LeaseDuration, Renewed: renewed, Lost: lost, Longer: m.volumes.longer(renewed, all)}
 	for _, n := range nodes {
 		answer.Nodes = append(answer.Nodes, toNode(n))
 	}
-	for _, s := range r.Members {
-		answer.Orders = append(answer.Orders, m.apps.orders(s))
+	now := heard{state: state, report: r, answered: known.answered}
+	if late {
+		// What it is answered does not count as known: the node has been answered a later
+		// report, or this one, before.
+		for i := range r.Members {
+			answer.Orders = append(answer.Orders, m.apps.orders(r.Members[i]))
+		}
+		now.state, now.report = known.state, known.report
+	} else {
+		answer.Orders, answer.Same, now.answered = m.ordersSince(r, said.Since, known.answered)
 	}
 	if answer.Purge, err = m.purgeOrders(ctx, r); err != nil {
 		return nil, err
 	}
-	answer.Grow, answer.Snapshot = m.volumeOrders(r, renewed, all)
+	answer.Grow, answer.Snapshot = m.volumeOrders(r, renewed, view.all)
 	if len(r.Purged) > 0 {
 		// Not waited for: the leases of the node's other volumes depend on the answer.
 		go func() {
@@ -203,10 +227,63 @@ func (m *Manager) report(ctx context.Context, caller swarmpki.Peer, r api.Report
 	if !m.leadership.acting() {
 		return nil, refuse(api.ErrNotLeader, "this manager no longer leads; ask again")
 	}
-	if m.leases.hear(caller.NodeID, r) {
-		m.apps.trigger()
+	var news []string
+	for _, volume := range m.leases.hear(caller.NodeID, now) {
+		if application := view.all[volume].Value.Application; application != "" {
+			news = append(news, application)
+		}
+	}
+	if len(news) > 0 {
+		m.apps.news.about(news...)
+	}
+	if !slices.Equal(known.report.Snapshots, r.Snapshots) {
+		m.apps.news.asked() // scalings wait for them
 	}
 	return answer, nil
+}
+
+// allowed returns the elements for which ok holds: the list itself if that is all.
+func allowed[T any](list []T, ok func(*T) bool) []T {
+	for i := range list {
+		if ok(&list[i]) {
+			continue
+		}
+		rest := slices.Clone(list[:i])
+		for j := i + 1; j < len(list); j++ {
+			if ok(&list[j]) {
+				rest = append(rest, list[j])
+			}
+		}
+		return rest
+	}
+	return list
+}
+
+// ordersSince works out the orders for the members of a report. same are the members
+// whose orders were answered to report since or before; it returns what is answered now.
+func (m *Manager) ordersSince(r api.Report, since uint64, answered map[string]answeredOrders) (orders []api.MemberOrders, same []string, next map[string]answeredOrders) {
+	next = make(map[string]answeredOrders, len(r.Members))
+	same = make([]string, 0, len(r.Members))
+	for i := range r.Members {
+		member := r.Members[i].Member
+		now := answeredOrders{m.apps.orders(r.Members[i]), r.Seq}
+		if was, known := answered[member]; known && sameOrders(&was.MemberOrders, &now.MemberOrders) {
+			now = was
+		}
+		next[member] = now
+		if since != 0 && now.seq <= since {
+			same = append(same, member)
+		} else {
+			orders = append(orders, now.MemberOrders)
+		}
+	}
+	return orders, same, next
+}
+
+func sameOrders(a, b *api.MemberOrders) bool {
+	x, y := *a, *b
+	x.Sync, x.Members, y.Sync, y.Members = nil, nil, nil, nil
+	return slices.Equal(a.Sync, b.Sync) && slices.Equal(a.Members, b.Members) && reflect.DeepEqual(x, y)
 }
 
 // speaksFor tells whether what node says of the member on a volume counts: only

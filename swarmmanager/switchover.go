@@ -108,6 +108,7 @@ func (a *applications) handOver(ctx context.Context, o *observed, op store.Recor
 		return err
 	}
 	failpoint.Hit("handover:recorded")
+	a.records.Put(r)
 	a.know(r.Value)
 	return a.addEvents(ctx, r.Name, []store.Event{{Time: o.now, Member: h.From, Kind: "switchover", Text: "hands over: " + h.Reason}})
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -43,7 +44,9 @@ type volumes struct {
 
 	mu      sync.Mutex
 	cache   map[string]store.Record[api.Volume] // nil: not loaded
-	broken  store.Unreadable                    // what cache lacks
+	view    *volumeView                         // of cache; nil: it has changed since
+	doubt   map[string]bool                     // to be read again
+	broken  store.Unreadable                    // what cache lacks, since it cannot be read
 	revoked map[string]uint64                   // volume: epoch whose owner is to let go
 	absent  map[string]absence
 	locks   map[string]*sync.Mutex // by volume, for changes
@@ -64,7 +67,7 @@ func absenceToRelease(v api.Volume) time.Duration { return v.LeaseTime() + api.L
 func (v *volumes) forget() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.cache, v.revoked, v.absent = nil, map[string]uint64{}, map[string]absence{}
+	v.cache, v.view, v.doubt, v.revoked, v.absent = nil, nil, nil, map[string]uint64{}, map[string]absence{}
 }
 
 // takeOver writes each record that has an owner once more before this manager
@@ -114,38 +117,121 @@ func (v *volumes) lock(name string) func() {
 	return l.Unlock
 }
 
-// all returns every volume by name.
+// volumeView is all volumes at one moment. Nobody changes it.
+type volumeView struct {
+	all     map[string]store.Record[api.Volume] // by name
+	ownedBy map[string][]string                 // names, by node
+	of      map[string][]string                 // names, by application
+	purging []string
+}
+
+func viewOf(records map[string]store.Record[api.Volume]) *volumeView {
+	view := &volumeView{all: maps.Clone(records), ownedBy: map[string][]string{}, of: map[string][]string{}}
+	for name, r := range records {
+		if o := r.Value.Owner; o != nil {
+			view.ownedBy[o.Node] = append(view.ownedBy[o.Node], name)
+		}
+		if r.Value.Application != "" {
+			view.of[r.Value.Application] = append(view.of[r.Value.Application], name)
+		}
+		if r.Value.Purging {
+			view.purging = append(view.purging, name)
+		}
+	}
+	return view
+}
+
+// all returns every volume by name, in a map that nobody changes.
 func (v *volumes) all(ctx context.Context) (map[string]store.Record[api.Volume], error) {
+	view, err := v.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return view.all, nil
+}
+
+func (v *volumes) look(ctx context.Context) (*volumeView, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if err := v.load(ctx); err != nil {
+		return nil, err
+	}
+	if v.view == nil {
+		v.view = viewOf(v.cache)
+	}
+	return v.view, nil
+}
+
+// load reads all records if they are not known, and those again that are in doubt. It
+// takes the time that this takes: at a caller that has lost patience all others would
+// begin anew. The caller holds v.mu.
+func (v *volumes) load(ctx context.Context) error {
+	if v.cache != nil && len(v.doubt) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadTimeout)
+	defer cancel()
+	v.view = nil
 	if v.cache == nil {
 		records, err := store.List[api.Volume](ctx, v.store, store.KindVolume)
 		v.broken = nil // one that cannot be read must not stop the others
 		if err != nil && !errors.As(err, &v.broken) {
-			return nil, err
+			return err
 		}
-		v.cache = make(map[string]store.Record[api.Volume], len(records))
+		v.cache, v.doubt = make(map[string]store.Record[api.Volume], len(records)), nil
 		for _, r := range records {
 			v.cache[r.Name] = r
 		}
 	}
-	copied := make(map[string]store.Record[api.Volume], len(v.cache))
-	for name, r := range v.cache {
-		copied[name] = r
+	for name := range v.doubt {
+		delete(v.cache, name)
+		delete(v.broken, name)
+		r, err := store.Get[api.Volume](ctx, v.store, store.KindVolume, name)
+		switch {
+		case err == nil:
+			v.cache[name] = r
+		case !errors.Is(err, store.ErrNotFound):
+			if v.broken == nil {
+				v.broken = store.Unreadable{}
+			}
+			v.broken[name] = err
+			continue // stays in doubt
+		}
+		delete(v.doubt, name)
 	}
-	return copied, nil
+	return nil
+}
+
+// loadTimeout bounds what a load may take.
+const loadTimeout = 10 * time.Second
+
+// know notes a record that was written.
+func (v *volumes) know(r store.Record[api.Volume]) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.cache != nil {
+		v.cache[r.Name], v.view = r, nil
+	}
+}
+
+// unknown has a record read again: it may have been written or not.
+func (v *volumes) unknown(name string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.doubt == nil {
+		v.doubt = map[string]bool{}
+	}
+	v.doubt[name], v.view = true, nil
 }
 
 func (v *volumes) get(ctx context.Context, name string) (store.Record[api.Volume], error) {
-	all, err := v.all(ctx)
-	if err != nil {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := v.load(ctx); err != nil {
 		return store.Record[api.Volume]{}, err
 	}
-	r, ok := all[name]
-	v.mu.Lock()
-	broken := v.broken[name]
-	v.mu.Unlock()
-	if !ok && broken != nil {
+	r, ok := v.cache[name]
+	if broken := v.broken[name]; !ok && broken != nil {
 		return r, broken
 	}
 	if !ok {
@@ -163,15 +249,11 @@ func (v *volumes) change(ctx context.Context, r store.Record[api.Volume], edit f
 	value := r.Value
 	edit(&value)
 	next, err := store.Update(ctx, v.store, store.KindVolume, r, value)
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	if err != nil {
-		v.cache = nil // read again: it may have been written or not
+		v.unknown(r.Name)
 		return r, err
 	}
-	if v.cache != nil {
-		v.cache[r.Name] = next
-	}
+	v.know(next)
 	return next, nil
 }
 
@@ -199,16 +281,12 @@ func (v *volumes) create(ctx context.Context, req api.CreateRequest) (api.Volume
 		Device: spec.Name + "-" + randomID(4) + ".img", Created: time.Now().UTC(),
 	}
 	r, err = store.Create(ctx, v.store, store.KindVolume, spec.Name, volume)
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	if err != nil {
-		v.cache = nil
+		v.unknown(spec.Name)
 		return api.Volume{}, err
 	}
 	failpoint.Hit("create:volume-declared")
-	if v.cache != nil {
-		v.cache[spec.Name] = r
-	}
+	v.know(r)
 	v.log.Info("volume declared", "volume", spec.Name, "size", spec.Size, "fs", spec.Filesystem)
 	return r.Value, nil
 }
@@ -487,16 +565,16 @@ func (v *volumes) free(ctx context.Context, node string, req api.ReleaseRequest)
 // renew answers for the volumes of a report: which leases go on, and which the
 // node must fence.
 func (v *volumes) renew(ctx context.Context, node string, report api.Report) (renewed, lost []string, err error) {
-	all, err := v.all(ctx)
+	view, err := v.look(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	held := map[string]bool{}
+	held := make(map[string]bool, len(report.Volumes))
 	for _, h := range report.Volumes {
 		held[h.Name] = true
-		r, ok := all[h.Name]
+		r, ok := view.all[h.Name]
 		if !ok && v.broken[h.Name] != nil {
 			continue // nothing is known of it: its lease is neither renewed nor lost
 		}
@@ -507,20 +585,19 @@ func (v *volumes) renew(ctx context.Context, node string, report api.Report) (re
 		case mine:
 			renewed = append(renewed, h.Name)
 			delete(v.absent, h.Name)
-			v.leases.touch(node) // under v.mu: see takeAway
 		default:
 			lost = append(lost, h.Name)
 		}
 	}
+	if len(renewed) > 0 {
+		v.leases.touch(node) // under v.mu: see takeAway
+	}
 	if report.Rebuilding {
 		return renewed, lost, nil
 	}
-	for name, r := range all {
-		if o := r.Value.Owner; o == nil || o.Node != node || held[name] {
-			continue
-		}
-		if v.longAbsent(r.Value) {
-			go v.releaseAbsent(name, node, r.Value.Epoch)
+	for _, name := range view.ownedBy[node] {
+		if owned := view.all[name].Value; !held[name] && v.longAbsent(owned) {
+			go v.releaseAbsent(name, node, owned.Epoch)
 		}
 	}
 	return renewed, lost, nil
@@ -557,11 +634,15 @@ func (v *volumes) releaseAbsent(name, node string, epoch uint64) {
 
 // remove deletes a volume's record; its device is gone.
 func (v *volumes) remove(ctx context.Context, r store.Record[api.Volume]) error {
-	err := store.Delete(ctx, v.store, store.KindVolume, r)
+	if err := store.Delete(ctx, v.store, store.KindVolume, r); err != nil {
+		v.unknown(r.Name)
+		return err
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.cache = nil
-	return err
+	delete(v.cache, r.Name)
+	v.view = nil
+	return nil
 }
 
 // newUUID draws a random UUID (RFC 9562, version 4).

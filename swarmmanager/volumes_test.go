@@ -2,6 +2,7 @@ package swarmmanager
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -195,4 +196,36 @@ func TestARecordThatCannotBeReadStopsNoOther(t *testing.T) {
 	assert.ErrorContains(t, err, "cannot be read", "it counts as absent")
 	_, err = store.List[api.Volume](t.Context(), s.manager.store, store.KindVolume)
 	assert.ErrorContains(t, err, "cannot be read")
+}
+
+// A write has failed in a way that does not tell whether it has happened.
+func TestAVolumeInDoubtIsReadAgainAndHoldsUpNoOther(t *testing.T) {
+	s := serveManager(t)
+	v := s.manager.volumes
+	for _, name := range []string{"data", "other"} {
+		_, err := v.create(t.Context(), api.CreateRequest{Name: name})
+		assert.NilError(t, err)
+		_, err = v.attach(t.Context(), "w1", api.AttachRequest{Name: name, MountID: "m", Location: "here"})
+		assert.NilError(t, err)
+	}
+	s.configs.Fail = func(call string) error {
+		if call == "inspect" { // after the write
+			return errors.New("timeout")
+		}
+		return nil
+	}
+	assert.ErrorContains(t, v.release(t.Context(), "w1", api.ReleaseRequest{Name: "data", Epoch: 1}), "timeout")
+
+	s.configs.Fail = func(string) error { return errors.New("the Swarm has no leader") }
+	report := api.Report{Volumes: []api.HeldVolume{{Name: "data", Epoch: 1}, {Name: "other", Epoch: 1}}}
+	renewed, lost, err := v.renew(t.Context(), "w1", report)
+	assert.NilError(t, err)
+	assert.DeepEqual(t, renewed, []string{"other"})
+	assert.Equal(t, len(lost), 0, "nothing is known of it")
+
+	s.configs.Fail = nil
+	renewed, lost, err = v.renew(t.Context(), "w1", report)
+	assert.NilError(t, err)
+	assert.DeepEqual(t, renewed, []string{"other"})
+	assert.DeepEqual(t, lost, []string{"data"})
 }

@@ -168,15 +168,31 @@ func (p *plugin) noteLeader(err error) {
 func (p *plugin) reportOnce(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
 	defer cancel()
-	report := p.buildReport()
-	sent := p.now()
-	answer, err := p.callAny(ctx, report)
-	if err != nil {
-		return err
+	for {
+		full, report := p.nextReport()
+		sent := p.now()
+		answer, err := p.callAny(ctx, report)
+		if err != nil {
+			return err
+		}
+		p.last.Store(int64(p.now()))
+		switch again := p.sender.Answered(report, answer); {
+		case !again:
+			p.take(full, answer, sent)
+			return nil
+		case report.Since == 0:
+			return errors.New("the leading manager asks for what it was sent")
+		}
+		// A new leader: it has heard nothing from this node yet, and wants all of it.
 	}
-	p.last.Store(int64(p.now()))
-	p.take(report, answer, sent)
-	return nil
+}
+
+// nextReport returns what there is to report, and what of it is sent.
+func (p *plugin) nextReport() (full, sent api.Report) {
+	p.reporting.Lock() // what is numbered later is observed later
+	defer p.reporting.Unlock()
+	full = p.buildReport()
+	return full, p.sender.Next(full)
 }
 
 func (p *plugin) buildReport() api.Report {
@@ -207,6 +223,7 @@ func (p *plugin) buildReport() api.Report {
 
 // take does what the leader's answer to report says.
 func (p *plugin) take(report api.Report, answer api.ReportAnswer, sent time.Duration) {
+	lost, goesOn := setOf(answer.Lost), setOf(answer.Renewed)
 	renewed := false
 	for _, held := range report.Volumes {
 		v := p.volume(held.Name)
@@ -215,9 +232,9 @@ func (p *plugin) take(report api.Report, answer api.ReportAnswer, sent time.Dura
 			continue
 		}
 		switch {
-		case slices.Contains(answer.Lost, held.Name):
+		case lost[held.Name]:
 			v.fence(h, "the leading manager says that this node no longer holds it", false)
-		case slices.Contains(answer.Renewed, held.Name) && answer.Lease > 0:
+		case goesOn[held.Name] && answer.Lease > 0:
 			lease := answer.Lease
 			if longer, ok := answer.Longer[held.Name]; ok {
 				lease = longer
@@ -242,6 +259,12 @@ func (p *plugin) take(report api.Report, answer api.ReportAnswer, sent time.Dura
 		}
 		news = news || !known || !reflect.DeepEqual(old.MemberOrders, o)
 		p.orders[o.Member] = sentOrders{o, sent}
+	}
+	for _, member := range answer.Same {
+		if old, known := p.orders[member]; known && old.at < sent {
+			old.at = sent // the leader says so again
+			p.orders[member] = old
+		}
 	}
 	if news {
 		for _, r := range p.runtimes {
@@ -269,6 +292,14 @@ func (p *plugin) take(report api.Report, answer api.ReportAnswer, sent time.Dura
 	for _, o := range answer.Snapshot {
 		go p.volume(o.Name).snapshot(o)
 	}
+}
+
+func setOf(names []string) map[string]bool {
+	set := make(map[string]bool, len(names))
+	for _, name := range names {
+		set[name] = true
+	}
+	return set
 }
 
 // purge deletes a volume's device as ordered.

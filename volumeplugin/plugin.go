@@ -29,6 +29,7 @@ import (
 
 	"github.com/openmanage/openmanage/internal/api"
 	"github.com/openmanage/openmanage/internal/blockstore"
+	"github.com/openmanage/openmanage/internal/delta"
 	"github.com/openmanage/openmanage/internal/managers"
 	"github.com/openmanage/openmanage/internal/swarmpki"
 )
@@ -115,6 +116,8 @@ type plugin struct {
 	nodes     []api.Node
 	orders    map[string]sentOrders // by member
 
+	sender      delta.Sender
+	reporting   sync.Mutex // over making a report and numbering it
 	promising   sync.Mutex // over giving a promise
 	runtimeWork sync.Mutex // over making and removing runtime volumes
 	agentDigest func() (string, error)

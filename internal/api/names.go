@@ -81,8 +81,11 @@ const ReportInterval = time.Second
 const (
 	MaxVolumeName      = 40
 	MaxApplicationName = 36
-	// MaxBody is the largest request body that a manager reads, in bytes.
-	MaxBody = 1 << 20
+	// MaxBody is the largest request body that a manager reads, in bytes, and
+	// MaxReport that of a report: one that says all takes 600 bytes for a member with
+	// its volume, and a report that is refused costs the node its leases.
+	MaxBody   = 1 << 20
+	MaxReport = 8 << 20
 )
 
 var (

@@ -20,6 +20,13 @@ type Report struct {
 	// Rebuilding: the plugin has just started and does not know yet what is
 	// mounted; absence from Volumes means nothing.
 	Rebuilding bool `json:"rebuilding,omitempty"`
+	// Seq numbers the reports of a Boot, from 1. If Since is not 0, Volumes and
+	// Members are what has changed since report Since, which the leader has answered,
+	// and what is no more is in the other two, by volume. See internal/delta.
+	Seq         uint64   `json:"seq,omitempty"`
+	Since       uint64   `json:"since,omitempty"`
+	GoneVolumes []string `json:"goneVolumes,omitempty"`
+	GoneMembers []string `json:"goneMembers,omitempty"`
 	// Purged are the orders that this node has carried out.
 	Purged []PurgeOrder `json:"purged,omitempty"`
 	// Snapshots are the orders that this node has carried out, or could not.
@@ -68,7 +75,13 @@ type ReportAnswer struct {
 	Longer map[string]time.Duration `json:"longer,omitempty"`
 	Lost   []string                 `json:"lost,omitempty"`
 	Orders []MemberOrders           `json:"orders,omitempty"` // for the members this node reported
-	Purge  []PurgeOrder             `json:"purge,omitempty"`
+	// Seq is the report's that is answered. Again: the leader does not know report
+	// Since; nothing is renewed, and all is to be reported. Same are the members whose
+	// orders are as they were in the answers up to that to report Since.
+	Seq   uint64       `json:"seq,omitempty"`
+	Again bool         `json:"again,omitempty"`
+	Same  []string     `json:"same,omitempty"`
+	Purge []PurgeOrder `json:"purge,omitempty"`
 	// Grow and Snapshot are orders about volumes in Renewed. Each is repeated until
 	// HeldVolume.Size, or Report.Snapshots, shows that it was carried out.
 	Grow     []GrowOrder     `json:"grow,omitempty"`

@@ -79,6 +79,17 @@ func configName(kind Kind, name string) (string, error) {
 	return full, nil
 }
 
+// NameOf returns kind and name of the record in the config of that name; "" if it is
+// no record.
+func NameOf(config string) (kind Kind, name string) {
+	rest, ours := strings.CutPrefix(config, "openmanage.")
+	k, name, whole := strings.Cut(rest, ".")
+	if !ours || !whole {
+		return "", ""
+	}
+	return Kind(k), name
+}
+
 func spec(kind Kind, full string, value any) (swarm.ConfigSpec, error) {
 	doc, err := json.Marshal(value)
 	if err != nil {

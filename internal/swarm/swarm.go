@@ -6,8 +6,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strconv"
+	"strings"
 	"text/template"
 
 	"github.com/moby/moby/api/types/mount"
@@ -66,7 +69,16 @@ type Use struct {
 
 // Services returns all services by their ID.
 func (c *Cluster) Services(ctx context.Context) (map[string]swarm.Service, error) {
-	res, err := c.docker.ServiceList(ctx, client.ServiceListOptions{})
+	return c.services(ctx, nil)
+}
+
+// ServicesOf returns the services for which Docker's filter term has one of values.
+func (c *Cluster) ServicesOf(ctx context.Context, term string, values ...string) (map[string]swarm.Service, error) {
+	return c.services(ctx, make(client.Filters).Add(term, values...))
+}
+
+func (c *Cluster) services(ctx context.Context, filters client.Filters) (map[string]swarm.Service, error) {
+	res, err := c.docker.ServiceList(ctx, client.ServiceListOptions{Filters: filters})
 	if err != nil {
 		return nil, fmt.Errorf("list the Swarm's services: %w", err)
 	}
@@ -84,26 +96,42 @@ func (c *Cluster) Uses(ctx context.Context, driver string) (map[string][]Use, er
 	if err != nil {
 		return nil, err
 	}
+	return c.uses(ctx, driver, services, wanted())
+}
+
+// UsesOf is Uses by the tasks of these services alone.
+func (c *Cluster) UsesOf(ctx context.Context, driver string, services map[string]swarm.Service) (map[string][]Use, error) {
+	if len(services) == 0 {
+		return map[string][]Use{}, nil
+	}
+	filters := wanted()
+	if len(services) <= filterAtMost {
+		filters.Add("service", slices.Collect(maps.Keys(services))...)
+	}
+	return c.uses(ctx, driver, services, filters)
+}
+
+func wanted() client.Filters { return make(client.Filters).Add("desired-state", "running", "ready") }
+
+func (c *Cluster) uses(ctx context.Context, driver string, services map[string]swarm.Service, filters client.Filters) (map[string][]Use, error) {
 	nodes, err := c.Nodes(ctx)
 	if err != nil {
 		return nil, err
 	}
-	res, err := c.docker.TaskList(ctx, client.TaskListOptions{
-		Filters: make(client.Filters).Add("desired-state", "running", "ready"),
-	})
+	uses := map[string][]Use{}
+	res, err := c.docker.TaskList(ctx, client.TaskListOptions{Filters: filters})
 	if err != nil {
 		return nil, fmt.Errorf("list the Swarm's tasks: %w", err)
 	}
-	uses := map[string][]Use{}
 	for _, t := range res.Items {
 		if t.Spec.ContainerSpec == nil {
 			continue
 		}
+		service := services[t.ServiceID]
 		for _, m := range t.Spec.ContainerSpec.Mounts {
 			if !Mounts(m, driver) {
 				continue
 			}
-			service := services[t.ServiceID]
 			source, err := Expand(m.Source, t, service, nodes[t.NodeID])
 			if err != nil {
 				continue // Swarm refuses such a task itself
@@ -116,6 +144,10 @@ func (c *Cluster) Uses(ctx context.Context, driver string) (map[string][]Use, er
 	}
 	return uses, nil
 }
+
+// filterAtMost is how many services are named in a filter. Tasks of more than that
+// come with all others'.
+const filterAtMost = 100
 
 // Mounts tells whether m is a volume of the plugin driver. A mount that names
 // no driver may be an existing volume of the plugin, so it counts too.
@@ -139,6 +171,9 @@ func taskName(s swarm.Service, t swarm.Task) string {
 
 // Expand replaces the placeholders that Swarm allows in a mount's source.
 func Expand(source string, t swarm.Task, s swarm.Service, n swarm.Node) (string, error) {
+	if !strings.Contains(source, "{{") {
+		return source, nil
+	}
 	tmpl, err := template.New("source").Option("missingkey=error").Parse(source)
 	if err != nil {
 		return "", err

@@ -36,6 +36,7 @@ func benchmarks() []benchmark {
 		{name: "disk", run: disk},
 		{name: "pgbench", run: pgbench},
 		{name: "idle", run: idle},
+		{name: "thousand", run: thousand},
 		{name: "failover", run: failover},
 		{name: "lifecycle", run: lifecycle, images: []string{postgresNext, patroniImage, patroniNext}},
 		{name: "join", run: join},

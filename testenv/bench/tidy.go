@@ -46,13 +46,15 @@ func (b *bench) removeServices(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, s := range services.Items {
-		if s.Spec.Labels[stackLabel] == api.StackName {
-			continue
+	err = inParallel(len(services.Items), func(i int) error {
+		if services.Items[i].Spec.Labels[stackLabel] == api.StackName {
+			return nil
 		}
-		if _, err := docker.ServiceRemove(ctx, s.ID, client.ServiceRemoveOptions{}); err != nil {
-			return err
-		}
+		_, err := docker.ServiceRemove(ctx, services.Items[i].ID, client.ServiceRemoveOptions{})
+		return err
+	})
+	if err != nil {
+		return err
 	}
 	return product.Until(ctx, 2*time.Minute, "networks removed", func(ctx context.Context) error {
 		networks, err := docker.NetworkList(ctx, client.NetworkListOptions{})
@@ -105,17 +107,18 @@ func (b *bench) purge(ctx context.Context) error {
 			return err
 		}
 		left := 0
+		var free []string
 		for _, v := range volumes {
 			if !strings.HasPrefix(v.Name, prefix) {
 				continue
 			}
 			left++
-			if v.Value.Owner != nil || v.Value.Purging {
-				continue
+			if v.Value.Owner == nil && !v.Value.Purging {
+				free = append(free, v.Name)
 			}
-			if err := ask(ctx, records, v.Name); err != nil {
-				return err
-			}
+		}
+		if err := inParallel(len(free), func(i int) error { return ask(ctx, records, free[i]) }); err != nil {
+			return err
 		}
 		applications, err := store.List[store.Application](ctx, records, store.KindApplication)
 		if err != nil {
@@ -129,7 +132,23 @@ func (b *bench) purge(ctx context.Context) error {
 		if left > 0 {
 			return fmt.Errorf("%d are left", left)
 		}
-		return nil
+		return b.dropRequests(ctx, records)
+	})
+}
+
+// dropRequests deletes the records of deletions that were done, which would be kept for
+// a day: thousands of them are measured, too.
+func (b *bench) dropRequests(ctx context.Context, records *store.Store) error {
+	operations, err := store.List[store.Operation](ctx, records, store.KindOperation)
+	if err != nil {
+		return err
+	}
+	return inParallel(len(operations), func(i int) error {
+		r := operations[i]
+		if r.Value.Kind != store.OperationPurge || !strings.HasPrefix(r.Value.Target, prefix) || r.Value.Ended == nil {
+			return nil
+		}
+		return store.Delete(ctx, records, store.KindOperation, r)
 	})
 }
 
