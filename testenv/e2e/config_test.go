@@ -121,6 +121,7 @@ func TestSettingsChange(t *testing.T) {
 // The leader may die at any step of a change of settings.
 func TestSettingsChangeGoesOnAfterTheLeadersDeath(t *testing.T) {
 	s, ctx := swarm(t)
+	s.withFailpoints(t, ctx)
 	s.database(t, ctx, 100)
 	s.withoutSettings(t, ctx)
 	for i, point := range []string{"operation:config", "config:labelled", "config:ordered", "operation:ending"} {
