@@ -53,6 +53,7 @@ func TestMembersAreKeptApart(t *testing.T) {
 
 // Swarm puts the tasks of a new stack where the fewest are, be it all on one node.
 func TestMembersOfANewApplicationAreApart(t *testing.T) {
+	onlyLong(t, "TestMembersAreKeptApart")
 	s, ctx := swarm(t)
 	s.removeLeftovers(t, ctx, "two")
 	nodes := s.c.Nodes()[:3]

@@ -120,6 +120,7 @@ func TestSettingsChange(t *testing.T) {
 
 // The leader may die at any step of a change of settings.
 func TestSettingsChangeGoesOnAfterTheLeadersDeath(t *testing.T) {
+	onlyLong(t, "TestOperationsOutliveTheirLeaders")
 	s, ctx := swarm(t)
 	s.withFailpoints(t, ctx)
 	s.database(t, ctx, 100)

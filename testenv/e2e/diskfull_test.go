@@ -19,6 +19,7 @@ func TestAFullDiskIsReportedAndEnlargedWhereExt4CannotGrowInUse(t *testing.T) {
 }
 
 func TestAFullDiskIsReportedAndEnlargedInUse(t *testing.T) {
+	onlyLong(t, "TestAFullDiskIsReportedAndEnlargedWhereExt4CannotGrowInUse")
 	fillAndExpand(t, "xfs", "320MiB", "640MiB")
 }
 

@@ -116,6 +116,15 @@ func (s *suite) pluginsKnown(ctx context.Context) error {
 // long tells whether the long forms are to run (make chaos).
 func long() bool { return os.Getenv("OPENMANAGE_LONG") != "" }
 
+// onlyLong leaves a test to the long forms, because another shows nearly the same in
+// make test.
+func onlyLong(t *testing.T, other string) {
+	t.Helper()
+	if !long() {
+		t.Skip("with make chaos; see", other)
+	}
+}
+
 func (s *suite) node(t *testing.T, name string) *cluster.Node {
 	t.Helper()
 	for _, n := range s.c.Nodes() {
