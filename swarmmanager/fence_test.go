@@ -3,6 +3,7 @@ package swarmmanager
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -423,4 +424,31 @@ func TestAFencedMemberKeepsNobodyFromStartingOrLeaving(t *testing.T) {
 	s.says("pg-3", func(st *api.MemberStatus) { st.Leaving = true })
 	s.rounds(1)
 	assert.Assert(t, s.is("pg-3").Left, "it is its turn")
+}
+
+// The leading manager dies after the first step, and the next one has not heard the
+// members yet.
+func TestAnOperationDoesNotFailBecauseTheLeaderIsNew(t *testing.T) {
+	for _, kind := range []string{store.OperationFence, store.OperationSwitchover} {
+		t.Run(kind, func(t *testing.T) {
+			s := newOperated(t)
+			statuses := maps.Clone(s.o.statuses)
+			clear(s.o.statuses)
+			s.o.steady = false
+			name := s.ask(kind, "pg-2", false)
+			for range 5 {
+				s.round(time.Second)
+			}
+			op := s.operation(name)
+			assert.Assert(t, op.Ended == nil, "%s: %s", op.State, op.Error)
+			maps.Copy(s.o.statuses, statuses)
+			s.o.steady = true
+			s.rounds(30)
+			op = s.operation(name)
+			if kind == store.OperationFence {
+				assert.Equal(t, op.State, store.OperationDone, op.Error)
+			}
+			assert.Assert(t, len(op.Steps) > 0, "it does not go on")
+		})
+	}
 }

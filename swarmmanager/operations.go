@@ -115,6 +115,11 @@ func (m *Manager) operate(ctx context.Context, o *observed) error {
 			errs = append(errs, m.end(ctx, r, store.OperationCancelled, ""))
 		case busy[op.Target] != "" && op.Kind != store.OperationPromote: // that is for when others are stuck
 			errs = append(errs, m.waits(ctx, r, "waits for "+busy[op.Target]))
+		case !o.steady && op.Kind != store.OperationPurge:
+			// Who leads only since a moment has not heard everybody: who seems to be
+			// missing may not have spoken yet, and is no reason to fail.
+			busy[op.Target] = r.Name + " (" + op.Kind + ")"
+			o.lookAgain()
 		case moving(o, op) != "":
 			errs = append(errs, m.waits(ctx, r, "waits until "+moving(o, op)+" has moved to another node"))
 		case between && begun[op.Target] != "":
