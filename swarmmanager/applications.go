@@ -444,9 +444,21 @@ func planApplication(o *observed, name string, old store.Application, exists boo
 	}
 	planDisks(o, old, &next, first, event)
 	planPrimary(o, old, &next, event)
+	forgetFormerPrimary(o, &next)
 	planLeaving(o, &next, event)
 	planApart(o, &next, event)
 	return next, events
+}
+
+// forgetFormerPrimary takes the role from a member that was the primary when it was
+// heard last, and that another has replaced since: people would see two.
+func forgetFormerPrimary(o *observed, app *store.Application) {
+	for i := range app.Members {
+		m := &app.Members[i]
+		if _, heard := o.word(*m); !heard && m.Role == api.RolePrimary && m.Name != app.Primary {
+			m.Role = ""
+		}
+	}
 }
 
 func memberEvents(event func(member, kind, format string, args ...any), was, is store.Member, app store.Application) {

@@ -108,6 +108,8 @@ func TestTheMostAdvancedStandbyTakesOverWhenTheNodeOfThePrimaryIsSilent(t *testi
 	p.step()
 	assert.Equal(t, p.app.Primary, "pg-3")
 	assert.DeepEqual(t, p.app.Promotion, &store.Promotion{Timeline: 1, Position: 2000})
+	former, _ := memberOf(&p.app, "pg-1")
+	assert.Equal(t, former.Role, api.Role(""), "ps shows two primaries")
 	assert.Check(t, is.Contains(p.events[len(p.events)-1], "failover pg-3 primary instead of pg-1: node node1 does not answer"))
 }
 
