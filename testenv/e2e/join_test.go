@@ -157,7 +157,9 @@ func (s *suite) workerIsRefused(t *testing.T, ctx context.Context, node *cluster
 	out, err := s.CLI(ctx, "volume", "ls", "--format", "{{.Name}} {{.State}}")
 	assert.NilError(t, err)
 	assert.Check(t, is.Contains(out, "theirs attached"))
-	status, answer = call(http.MethodPost, "/v1/report", strings.Repeat("x", api.MaxBody))
+	status, answer = call(http.MethodPost, "/v1/volumes/release", strings.Repeat("x", api.MaxBody))
+	assert.Equal(t, status, 413, answer)
+	status, answer = call(http.MethodPost, "/v1/report", strings.Repeat("x", api.MaxReport))
 	assert.Equal(t, status, 413, answer)
 
 	none := &http.Client{Transport: &http.Transport{TLSClientConfig: swarmpki.New(t.TempDir()).ClientConfig()}}
