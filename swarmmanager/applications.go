@@ -105,6 +105,23 @@ func (a *applications) reconcile(ctx context.Context) (*observed, error) {
 	return a.look(ctx, subjects{everything: true})
 }
 
+// formingFor is how long after its last service an application is taken as whole.
+const formingFor = time.Second
+
+// forming tells whether an application is just being deployed: its services come one
+// by one, and what is decided of a new application is decided of all its members.
+func forming(o *observed, name string) bool {
+	if r, exists := o.records[name]; exists && r.Value.Removed == nil {
+		return false
+	}
+	for _, s := range o.services[name] {
+		if age := o.precise.Sub(s.CreatedAt); age >= 0 && age < formingFor {
+			return true
+		}
+	}
+	return false
+}
+
 // look observes, writes what has changed, and returns what is there now. It plans for
 // the applications that what names and reads those anew, or it plans for all.
 func (a *applications) look(ctx context.Context, what subjects) (*observed, error) {
@@ -115,6 +132,10 @@ func (a *applications) look(ctx context.Context, what subjects) (*observed, erro
 	var changes []change
 	var errs []error
 	for _, name := range names {
+		if forming(o, name) {
+			o.busy[name] = true
+			continue
+		}
 		o.again = false
 		c := a.plan(o, name)
 		if o.again {

@@ -177,3 +177,22 @@ func TestSetPinsTouchesNoLabelButItsOwn(t *testing.T) {
 	assert.DeepEqual(t, spec.Labels, map[string]string{"zone": "a", api.PinLabel("pg-1"): api.PinElsewhere})
 	assert.Assert(t, !setPins(&spec, map[string]bool{api.PinLabel("pg-1"): true}))
 }
+
+func TestANewApplicationIsTakenUpWhenAllItsServicesAreThere(t *testing.T) {
+	o := observation()
+	for i := range o.services["pg"] {
+		o.services["pg"][i].CreatedAt = o.precise.Add(-time.Duration(3-i) * 400 * time.Millisecond)
+	}
+	assert.Assert(t, forming(o, "pg"), "another may be about to come")
+	o.records["pg"] = store.Record[store.Application]{Name: "pg"}
+	assert.Assert(t, !forming(o, "pg"), "it is known: a member was added")
+	removed := o.now
+	o.records["pg"] = store.Record[store.Application]{Name: "pg", Value: store.Application{Removed: &removed}}
+	assert.Assert(t, forming(o, "pg"), "it is being taken up again")
+	o.precise = o.precise.Add(formingFor)
+	assert.Assert(t, !forming(o, "pg"))
+	for i := range o.services["pg"] { // by a clock that is ahead
+		o.services["pg"][i].CreatedAt = o.precise.Add(time.Hour)
+	}
+	assert.Assert(t, !forming(o, "pg"))
+}

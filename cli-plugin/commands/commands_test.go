@@ -312,6 +312,15 @@ func TestCreate(t *testing.T) {
 
 	t.Run("again changes nothing", func(t *testing.T) {
 		s := session{docker: docker}
+		// As of a member that was added by scale.
+		found := false
+		for i, m := range docker.Services[0].Spec.TaskTemplate.ContainerSpec.Mounts {
+			if m.VolumeOptions != nil && m.VolumeOptions.DriverConfig != nil && m.VolumeOptions.DriverConfig.Options[api.OptionSize] == "10GiB" {
+				docker.Services[0].Spec.TaskTemplate.ContainerSpec.Mounts[i].VolumeOptions.DriverConfig.Options[api.OptionSize] = "10737418240"
+				found = true
+			}
+		}
+		assert.Assert(t, found)
 		assert.NilError(t, s.create(t, deployer, "postgresql", "pg", "--set", "max_connections=200", "--replicas", "3", "--volume-size", "10GiB"))
 		assert.Equal(t, len(deployer.deploys), 1)
 	})

@@ -12,6 +12,7 @@ import (
 
 	"github.com/docker/cli/cli"
 	"github.com/docker/cli/cli/command"
+	units "github.com/docker/go-units"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
@@ -239,7 +240,11 @@ func differences(app *stacks.App, o stacks.Options, flags *pflag.FlagSet, servic
 		}
 		options := m.VolumeOptions.DriverConfig.Options
 		if flags.Changed("volume-size") {
-			say("volume-size", stacks.FormatSize(o.VolumeSize), options[api.OptionSize])
+			is := options[api.OptionSize]
+			if bytes, err := units.RAMInBytes(is); err == nil { // a member that was added later has it in bytes
+				is = stacks.FormatSize(bytes)
+			}
+			say("volume-size", stacks.FormatSize(o.VolumeSize), is)
 		}
 		if flags.Changed("filesystem") {
 			say("filesystem", o.Filesystem, options[api.OptionFilesystem])
