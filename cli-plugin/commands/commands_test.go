@@ -314,10 +314,12 @@ func TestCreate(t *testing.T) {
 		s := session{docker: docker}
 		// As of a member that was added by scale.
 		found := false
-		for i, m := range docker.Services[0].Spec.TaskTemplate.ContainerSpec.Mounts {
-			if m.VolumeOptions != nil && m.VolumeOptions.DriverConfig != nil && m.VolumeOptions.DriverConfig.Options[api.OptionSize] == "10GiB" {
-				docker.Services[0].Spec.TaskTemplate.ContainerSpec.Mounts[i].VolumeOptions.DriverConfig.Options[api.OptionSize] = "10737418240"
-				found = true
+		for _, service := range docker.Services {
+			for _, m := range service.Spec.TaskTemplate.ContainerSpec.Mounts {
+				if service.Spec.Labels[api.LabelMember] == "pg-1" && m.VolumeOptions != nil && m.VolumeOptions.DriverConfig != nil {
+					m.VolumeOptions.DriverConfig.Options[api.OptionSize] = "10737418240"
+					found = true
+				}
 			}
 		}
 		assert.Assert(t, found)
