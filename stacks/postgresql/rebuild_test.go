@@ -47,7 +47,9 @@ func TestAStandbyIsRebuiltOnOrderWhateverItsDataIs(t *testing.T) {
 			c.rebuild("pg-2", "pg.one")
 			m.Start()
 			m.Await("the rebuild", rebuiltBy("pg.one"))
-			assert.Assert(t, inode(t, dir) != before, "it was not copied")
+			if name != "gone" { // the number of what is gone can be given again
+				assert.Assert(t, inode(t, dir) != before, "it was not copied")
+			}
 			c.must("pg-1", "INSERT INTO t VALUES (1001)")
 			c.eventually("pg-2", countAll, "1001 1 1001")
 		})

@@ -131,21 +131,27 @@ func (p *Product) replacePlugin(ctx context.Context, n *cluster.Node) error {
 	if replaced(ctx) == nil {
 		return nil
 	}
-	p.Cluster.Host.Progress.Step("draining %s for its new volume plugin", n.Name)
-	if err := p.Availability(ctx, n, "drain"); err != nil {
-		return err
-	}
-	err := Until(ctx, 2*time.Minute, n.Name+" drained", func(ctx context.Context) error {
-		out, _, err := n.Exec(ctx, "docker", "ps", "--quiet")
-		if err == nil && strings.TrimSpace(out) != "" {
-			err = errors.New("containers still run there")
+	var err error
+	for range 3 { // members can be back before the helper is (known gap)
+		p.Cluster.Host.Progress.Step("draining %s for its new volume plugin", n.Name)
+		if err = p.Availability(ctx, n, "drain"); err != nil {
+			return err
 		}
-		return err
-	})
-	if err = errors.Join(err, p.Availability(ctx, n, "active")); err != nil {
-		return err
+		err = Until(ctx, 2*time.Minute, n.Name+" drained", func(ctx context.Context) error {
+			out, _, err := n.Exec(ctx, "docker", "ps", "--quiet")
+			if err == nil && strings.TrimSpace(out) != "" {
+				err = errors.New("containers still run there")
+			}
+			return err
+		})
+		if err = errors.Join(err, p.Availability(ctx, n, "active")); err != nil {
+			return err
+		}
+		if err = Until(ctx, 30*time.Second, "the new plugin on "+n.Name, replaced); err == nil {
+			return nil
+		}
 	}
-	return Until(ctx, 2*time.Minute, "the new plugin on "+n.Name, replaced)
+	return err
 }
 
 // Availability sets whether Swarm may place tasks on a node: active, pause or drain.
