@@ -111,7 +111,7 @@ func (m *Manager) pullFirst(ctx context.Context, o *observed, op store.Record[st
 	slices.Sort(hosts)
 	order := api.PullOrder{Operation: op.Name, Image: req.Image}
 	m.pulls.want(order, ids)
-	short, _, _ := strings.Cut(req.Image, "@")
+	short := withoutDigest(req.Image)
 	if state.Pulling == nil {
 		now := o.now
 		state.Pulling = &now

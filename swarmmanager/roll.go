@@ -185,8 +185,7 @@ func (m *Manager) updateService(ctx context.Context, s dockerswarm.Service, req 
 		container.Env = slices.Clone(container.Env)
 		for i, variable := range container.Env {
 			if strings.HasPrefix(variable, envImage+"=") {
-				short, _, _ := strings.Cut(req.Image, "@")
-				container.Env[i] = envImage + "=" + short
+				container.Env[i] = envImage + "=" + withoutDigest(req.Image)
 			}
 		}
 	}
@@ -256,8 +255,13 @@ func restarted(o *observed, m store.Member, before, image string) bool {
 // runsImage tells whether a member says that it runs in this image.
 func runsImage(o *observed, m store.Member, image string) bool {
 	status, heard := o.word(m)
-	short, _, _ := strings.Cut(image, "@")
-	return heard && status.Image == short
+	return heard && status.Image == withoutDigest(image)
+}
+
+// withoutDigest is an image as people name it.
+func withoutDigest(image string) string {
+	name, _, _ := strings.Cut(image, "@")
+	return name
 }
 
 // hangs tells whether a member runs in another task than before and has no server
