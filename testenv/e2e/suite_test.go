@@ -86,12 +86,28 @@ func swarm(t *testing.T) (*suite, context.Context) {
 	t.Cleanup(func() {
 		heal, done := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer done()
+		if t.Failed() {
+			s.tell(t, heal)
+		}
 		s.Via, _ = s.c.Node(1)
 		assert.Check(t, s.c.Heal(heal))
 		cancel()
 	})
 	assert.NilError(t, product.Until(ctx, 2*time.Minute, "a plugin that reports on every node", s.pluginsKnown))
 	return s, ctx
+}
+
+// tell logs what an operator would look at, as long as what a test has broken is broken.
+func (s *suite) tell(t *testing.T, ctx context.Context) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for _, command := range [][]string{{"ps", "pg"}, {"events", "pg"}, {"logs", "pg", "--tail", "60", "--timestamps"}} {
+		out, err := s.CLI(ctx, command...)
+		lines := strings.Split(strings.TrimSpace(out), "\n")
+		lines = lines[max(0, len(lines)-200):]
+		t.Logf("docker openmanage %s: error %v\n%s", strings.Join(command, " "), err, strings.Join(lines, "\n"))
+	}
 }
 
 // pluginsKnown tells whether the leading manager hears the plugin of every node: a
