@@ -14,9 +14,21 @@ import (
 )
 
 // takeOverAfter is for how long, by its own clock, a manager must have seen the
-// leader record stand still before it takes the leadership. The leader writes it
-// every second.
+// leader record stand still before it takes the leadership.
 const takeOverAfter = 3 * time.Second
+
+// The leader writes its record every beatInterval; the others read it every
+// followInterval, because they count a former leader's time from when they saw its last
+// write.
+const (
+	beatInterval   = time.Second
+	followInterval = beatInterval / 2
+)
+
+// hearingTime is how long a leader that begins, or begins to act again, listens before it
+// concludes anything from a silence: nodes report every second, and one whose manager is
+// gone asks the next one.
+const hearingTime = 3 * time.Second
 
 // resignTimeout is how long a manager that is asked to stop tries to say so. Without
 // a word of it the others wait for takeOverAfter.
@@ -36,7 +48,7 @@ type leadership struct {
 
 	mu       sync.Mutex
 	leading  bool
-	since    time.Duration // when the first record of this leadership was written
+	former   time.Duration // until when a former leader may have renewed leases
 	lastBeat time.Duration // when the last successful write was begun
 	actingAt time.Duration // since when it has been acting without a break
 	record   store.Record[store.Leader]
@@ -57,12 +69,11 @@ func (l *leadership) acting() bool {
 }
 
 // settled tells whether every lease of that length that a former leader may have
-// renewed has run out, unless it was renewed since. The last renewal by a former leader was
-// within LeaderWriteBound of its last write, which was before our first.
+// renewed has run out, unless it was renewed since.
 func (l *leadership) settled(lease time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.leading && l.now()-l.since > lease+api.LeaderWriteBound+api.LeaseMargin
+	return l.leading && l.now()-l.former > lease+api.LeaseMargin
 }
 
 // steady tells whether every living node has had the time to be heard, so that
@@ -74,7 +85,7 @@ func (l *leadership) steady() bool {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.now()-l.actingAt > api.LeaseDuration
+	return l.now()-l.actingAt > hearingTime
 }
 
 // leaderNode returns the node ID of the leader, as last seen, or "".
@@ -126,10 +137,26 @@ func (l *leadership) resign(ctx context.Context, s *store.Store) (resigned bool,
 	return err == nil, err
 }
 
+// formerUntil is until when the leader whose record r this manager has replaced may have
+// renewed leases: until LeaderWriteBound after it began its last write, which was before
+// r was seen here for the first time. One that has resigned had stopped before it wrote so.
+func (l *leadership) formerUntil(r store.Record[store.Leader]) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case r.Name == "": // there was none
+		return l.now()
+	case r.Value.Resigned:
+		return l.seenAt
+	}
+	return l.seenAt + api.LeaderWriteBound
+}
+
 // beat writes the leader record, if it is this manager's or nobody else's any more.
 // If that begins a leadership, it returns true, and begin has succeeded before
-// anything is answered as the leader.
-func (l *leadership) beat(ctx context.Context, s *store.Store, begin func() error) (began bool, err error) {
+// anything is answered as the leader. begin is told until when a former leader may have
+// renewed leases.
+func (l *leadership) beat(ctx context.Context, s *store.Store, begin func(former time.Duration) error) (began bool, err error) {
 	l.mu.Lock()
 	record, leading := l.record, l.leading
 	l.mu.Unlock()
@@ -137,6 +164,7 @@ func (l *leadership) beat(ctx context.Context, s *store.Store, begin func() erro
 	host, _ := os.Hostname()
 	value := store.Leader{Node: l.self, Hostname: host, Boot: l.boot, Version: l.version, Beat: record.Value.Beat + 1}
 	started := l.now()
+	var replaced store.Record[store.Leader]
 	if !leading || record.Name == "" {
 		record, err = store.Get[store.Leader](ctx, s, store.KindLeader, store.LeaderName)
 		switch {
@@ -148,14 +176,17 @@ func (l *leadership) beat(ctx context.Context, s *store.Store, begin func() erro
 			if !leading && !l.follow(record) {
 				return false, nil
 			}
+			replaced = record
 			value.Beat = record.Value.Beat + 1
 			record, err = store.Update(ctx, s, store.KindLeader, record, value)
 		}
 	} else {
 		record, err = store.Update(ctx, s, store.KindLeader, record, value)
 	}
+	var former time.Duration
 	if err == nil && !leading {
-		if err := begin(); err != nil {
+		former = l.formerUntil(replaced)
+		if err := begin(former); err != nil {
 			return false, fmt.Errorf("take over the leadership: %w", err)
 		}
 	}
@@ -171,7 +202,7 @@ func (l *leadership) beat(ctx context.Context, s *store.Store, begin func() erro
 		return false, err
 	}
 	if began = !leading; began {
-		l.since = l.now()
+		l.former = former
 	}
 	if began || l.now()-l.lastBeat >= api.LeaderWriteBound {
 		l.actingAt = l.now()
@@ -182,16 +213,17 @@ func (l *leadership) beat(ctx context.Context, s *store.Store, begin func() erro
 
 // lead keeps the leadership up to date until ctx ends.
 func (m *Manager) lead(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
+	next := time.NewTimer(0)
+	defer next.Stop()
 	was := false
 	for {
+		turn := time.Now()
 		call, cancel := context.WithTimeout(ctx, 3*time.Second)
-		began, err := m.leadership.beat(call, m.store, func() error { return m.takeOver(ctx) })
+		begins, err := m.leadership.beat(call, m.store, func(former time.Duration) error { return m.takeOver(ctx, former) })
 		if err != nil {
 			m.leadership.unknown()
 		}
-		if began {
+		if begins {
 			failpoint.Hit("leader:began")
 			m.log.Info("leading", "boot", m.leadership.boot)
 			m.apps.news.all()
@@ -203,6 +235,11 @@ func (m *Manager) lead(ctx context.Context) {
 		} else if was = acting; err != nil && ctx.Err() == nil {
 			m.log.Warn("leadership is not known", "error", err)
 		}
+		interval := followInterval
+		if was {
+			interval = beatInterval
+		}
+		next.Reset(interval - time.Since(turn))
 		select {
 		case <-ctx.Done():
 			call, cancel := context.WithTimeout(context.WithoutCancel(ctx), resignTimeout)
@@ -212,17 +249,18 @@ func (m *Manager) lead(ctx context.Context) {
 				m.log.Info("this manager stops and resigns", "error", err)
 			}
 			return
-		case <-tick.C:
+		case <-next.C:
 		}
 	}
 }
 
 // takeOver prepares this manager to lead: it forgets what it knew as a leader
-// before, and makes the records its own.
-func (m *Manager) takeOver(ctx context.Context) error {
+// before, and makes the records its own. former is until when another may have renewed
+// leases.
+func (m *Manager) takeOver(ctx context.Context, former time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	m.leases.forget()
+	m.leases.forget(former)
 	m.apps.forget()
 	return m.volumes.takeOver(ctx)
 }

@@ -12,15 +12,15 @@ import (
 	"github.com/openmanage/openmanage/internal/store/storetest"
 )
 
-func nothingToTakeOver() error { return nil }
+func nothingToTakeOver(time.Duration) error { return nil }
 
 func TestNothingIsAnsweredBeforeTheLeadershipIsTakenOver(t *testing.T) {
 	c, s := &manual{t: time.Hour}, store.New(&storetest.Configs{})
 	l := newLeadership("n1", "test", c.now)
-	_, err := l.beat(t.Context(), s, func() error { return errors.New("the Swarm has no leader") })
+	_, err := l.beat(t.Context(), s, func(time.Duration) error { return errors.New("the Swarm has no leader") })
 	assert.ErrorContains(t, err, "take over")
 	assert.Assert(t, !l.acting())
-	began, err := l.beat(t.Context(), s, func() error {
+	began, err := l.beat(t.Context(), s, func(time.Duration) error {
 		assert.Assert(t, !l.acting(), "it answers from what it knew as a leader before")
 		return nil
 	})
@@ -92,7 +92,7 @@ func TestWhatAFormerLeaderDecidedIsNotWrittenAfterATakeover(t *testing.T) {
 	decided, err := v.get(t.Context(), "data")
 	assert.NilError(t, err)
 
-	assert.NilError(t, s.manager.takeOver(t.Context()))
+	assert.NilError(t, s.manager.takeOver(t.Context(), 0))
 	renewed, _, err := v.renew(t.Context(), "w1", api.Report{Volumes: []api.HeldVolume{{Name: "data", Epoch: 1}}})
 	assert.NilError(t, err)
 	assert.DeepEqual(t, renewed, []string{"data"})
@@ -184,4 +184,50 @@ func TestALeaderThatWasDeposedDoesNotResignForItsSuccessor(t *testing.T) {
 	_, err = other.beat(t.Context(), s, nothingToTakeOver)
 	assert.NilError(t, err)
 	assert.Assert(t, other.acting())
+}
+
+// A new leader waits for the leases of the former one, from the last moment at which that
+// can have given any, and no longer.
+func TestANewLeaderCountsFromTheLastWriteOfTheFormerOneThatItSaw(t *testing.T) {
+	for _, tc := range []struct {
+		doc     string
+		resigns bool
+		bound   time.Duration // from when the last write was seen
+	}{
+		{"killed", false, api.LeaderWriteBound},
+		{"resigned", true, 0},
+	} {
+		t.Run(tc.doc, func(t *testing.T) {
+			c, s := &manual{t: time.Hour}, store.New(&storetest.Configs{})
+			l, other := newLeadership("n1", "test", c.now), newLeadership("n2", "test", c.now)
+			beat := func(l *leadership) (began bool, former time.Duration) {
+				began, err := l.beat(t.Context(), s, func(until time.Duration) error {
+					former = until
+					return nil
+				})
+				assert.NilError(t, err)
+				return began, former
+			}
+			beat(l)
+			beat(other)
+			c.t += 700 * time.Millisecond
+			beat(l)
+			if tc.resigns {
+				_, err := l.resign(t.Context(), s)
+				assert.NilError(t, err)
+			}
+			seen := c.t
+			began, former := beat(other)
+			for c.t += followInterval; !began; c.t += followInterval {
+				began, former = beat(other)
+			}
+			assert.Equal(t, former, seen+tc.bound)
+			c.t = former
+			assert.Assert(t, !l.acting(), "it may still renew leases")
+			c.t = former + api.LeaseDuration + api.LeaseMargin
+			assert.Assert(t, !other.settled(api.LeaseDuration))
+			c.t++
+			assert.Assert(t, other.settled(api.LeaseDuration))
+		})
+	}
 }

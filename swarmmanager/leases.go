@@ -15,7 +15,7 @@ type leases struct {
 	now clock
 
 	mu      sync.Mutex
-	began   time.Duration // when this leadership did, or a little later
+	former  time.Duration // until when a former leader may have renewed
 	nodes   map[string]heard
 	silent  map[string]int // by node: how many of silenceMarks it has passed
 	helpers map[string]heardHelper
@@ -68,14 +68,16 @@ func (l *leases) heardOf(node string) heard {
 
 func newLeases(now clock) *leases {
 	l := &leases{now: now}
-	l.forget()
+	l.forget(now())
 	return l
 }
 
-func (l *leases) forget() {
+// forget begins anew, for a leader before whom another may have renewed leases until
+// former.
+func (l *leases) forget(former time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.began = l.now()
+	l.former = former
 	l.nodes, l.helpers, l.silent = map[string]heard{}, map[string]heardHelper{}, map[string]int{}
 }
 
@@ -170,16 +172,14 @@ func (l *leases) hearHelper(node string, r api.HelperReport) {
 	l.helpers[node] = heardHelper{at: l.now(), report: r}
 }
 
-// silence is for how long node has not been renewed for certain: a former leader
-// may have done so until LeaderWriteBound after its last write, which was before
-// this leadership.
+// silence is for how long node has not been renewed for certain, by whichever leader.
 func (l *leases) silence(node string) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if h, ok := l.nodes[node]; ok {
 		return l.now() - h.at
 	}
-	return max(0, l.now()-l.began-api.LeaderWriteBound)
+	return max(0, l.now()-l.former)
 }
 
 // expired tells whether every lease of that length that was given to node, by

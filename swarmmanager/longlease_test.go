@@ -70,8 +70,8 @@ func TestANewLeaderWaitsForALongLeaseOfTheFormerOne(t *testing.T) {
 	s, c := heldByW1(t)
 	v := s.manager.volumes
 	assert.NilError(t, v.lengthen(t.Context(), "data", time.Minute))
-	s.manager.leadership.since = c.t
-	assert.NilError(t, s.manager.takeOver(t.Context()))
+	s.manager.leadership.former = c.t
+	assert.NilError(t, s.manager.takeOver(t.Context(), c.t))
 	c.t += 20 * time.Second
 	_, err := v.attach(t.Context(), "w2", fromW2)
 	assert.ErrorContains(t, err, "the leading manager is new")

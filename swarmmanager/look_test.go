@@ -198,7 +198,7 @@ func TestANewLeaderBelievesNothingOfAFormerLeadership(t *testing.T) {
 		return true, nil
 	})
 	assert.NilError(t, err)
-	assert.NilError(t, m.takeOver(t.Context()))
+	assert.NilError(t, m.takeOver(t.Context(), 0))
 	m.reportAll(t)
 	_, err = m.apps.reconcile(t.Context())
 	assert.NilError(t, err)
@@ -274,7 +274,7 @@ func TestANodeThatReportsWhatHasChangedKeepsItsLeases(t *testing.T) {
 	assert.Equal(t, len(a.(api.ReportAnswer).Renewed), len(m.reports["n2"].Volumes))
 
 	// A leader that does not know the node renews nothing by that.
-	m.leases.forget()
+	m.leases.forget(0)
 	a, err = m.report(t.Context(), node, m.senders["n2"].Next(m.reports["n2"]))
 	assert.NilError(t, err)
 	assert.Assert(t, a.(api.ReportAnswer).Again)

@@ -53,7 +53,7 @@ func TestRestartedManagerDoesNotSpeakOfPromisesThatItMayHaveForgotten(t *testing
 func TestLeaderActsOnlyWhileItsOwnWritesAreFresh(t *testing.T) {
 	c := &manual{t: time.Hour}
 	l := newLeadership("n1", "test", c.now)
-	l.leading, l.since, l.lastBeat = true, c.t, c.t
+	l.leading, l.former, l.lastBeat = true, c.t, c.t
 	assert.Assert(t, l.acting())
 	assert.Assert(t, !l.settled(api.LeaseDuration), "a new leader must wait for leases that it does not know of")
 	c.t += api.LeaderWriteBound

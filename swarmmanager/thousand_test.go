@@ -215,7 +215,7 @@ func newThousand(tb testing.TB, applications int) *thousand {
 	log := hclog.NewNullLogger()
 	m := &Manager{id: swarmpki.New(tb.TempDir()), log: log, version: "test", store: records, cluster: swarm.New(t.docker)}
 	m.leadership = newLeadership("n1", "test", bootClock)
-	m.leadership.leading, m.leadership.lastBeat, m.leadership.since = true, bootClock()+24*time.Hour, -time.Hour
+	m.leadership.leading, m.leadership.lastBeat, m.leadership.former = true, bootClock()+24*time.Hour, -time.Hour
 	m.leadership.actingAt = -time.Hour
 	m.leases, m.promises, m.nodes = newLeases(bootClock), newPromises(bootClock), newNodeView(m.cluster)
 	m.volumes = &volumes{
@@ -310,7 +310,7 @@ func BenchmarkReportOfAThousandMembers(b *testing.B) {
 				write(t, c.share)
 				if c.full {
 					t.senders["n2"] = &delta.Sender{}
-					t.leases.forget()
+					t.leases.forget(0)
 				}
 			}, func() { sent, answered = t.reportOf(b, "n2") })
 			b.ReportMetric(float64(sent), "B/report")

@@ -118,7 +118,7 @@ func TestAnOwnerThatReportsWithoutItsVolumeHasReleasedItOnceNoLeaseCanBeLeft(t *
 	assert.Assert(t, !v.longAbsent(api.Volume{VolumeSpec: api.VolumeSpec{Name: "data"}, Epoch: 1}))
 	c.t += absenceToRelease(api.Volume{}) + 1
 	assert.Assert(t, v.longAbsent(api.Volume{VolumeSpec: api.VolumeSpec{Name: "data"}, Epoch: 1}))
-	s.manager.leadership.since = c.t
+	s.manager.leadership.former = c.t
 	assert.Assert(t, !v.longAbsent(api.Volume{VolumeSpec: api.VolumeSpec{Name: "data"}, Epoch: 1}), "a lease of a former leader may still hold")
 
 	v.releaseAbsent("data", "w1", 1)
@@ -183,7 +183,7 @@ func TestARecordThatCannotBeReadStopsNoOther(t *testing.T) {
 	_, err = s.configs.ConfigUpdate(t.Context(), all.Items[0].ID, client.ConfigUpdateOptions{Version: all.Items[0].Version, Spec: spec})
 	assert.NilError(t, err)
 
-	assert.NilError(t, s.manager.takeOver(t.Context()))
+	assert.NilError(t, s.manager.takeOver(t.Context(), 0))
 	report := held(1)
 	report.Volumes = append(report.Volumes, api.HeldVolume{Name: "bad", Epoch: 1})
 	renewed, lost, err := v.renew(t.Context(), "w1", report)
