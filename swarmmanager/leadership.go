@@ -80,12 +80,9 @@ func (l *leadership) settled(lease time.Duration) bool {
 // the silence of one says something about it. A leader whose writes fail for some
 // seconds, as while Swarm elects, answers nobody, and hears nobody.
 func (l *leadership) steady() bool {
-	if !l.settled(api.LeaseDuration) {
-		return false
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.now()-l.actingAt > hearingTime
+	return l.leading && l.now()-l.actingAt > hearingTime
 }
 
 // leaderNode returns the node ID of the leader, as last seen, or "".

@@ -176,10 +176,11 @@ func (l *leases) hearHelper(node string, r api.HelperReport) {
 func (l *leases) silence(node string) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	last := l.former
 	if h, ok := l.nodes[node]; ok {
-		return l.now() - h.at
+		last = max(last, h.at)
 	}
-	return max(0, l.now()-l.former)
+	return max(0, l.now()-last)
 }
 
 // expired tells whether every lease of that length that was given to node, by

@@ -30,8 +30,8 @@ const (
 	// restartPatience is the same for one that restarts as it was ordered to.
 	restartPatience = 20 * time.Second
 	// downFree is the same for one whose container is gone, so that it is certain
-	// not to run; Swarm needs several seconds to start another.
-	downFree = time.Second
+	// not to run; Swarm needs seconds to start another.
+	downFree = 200 * time.Millisecond
 	// downSilent is the same for one whose agent is silent while its node answers.
 	downSilent = 10 * time.Second
 	// coldStart is added to both while the application starts, when the first
@@ -147,7 +147,7 @@ func planFailover(o *observed, old store.Application, app *store.Application, ev
 		return
 	}
 	if app.PrimaryDown == nil {
-		now, was := o.now, false
+		now, was := o.precise, false
 		if m, ok := memberOf(&old, app.Primary); ok {
 			was = m.Healthy
 		}

@@ -157,3 +157,20 @@ func TestOnlyAManagerNudges(t *testing.T) {
 	assert.Equal(t, nudge("swarm-worker"), http.StatusForbidden)
 	assert.Equal(t, nudge("swarm-manager"), http.StatusOK)
 }
+
+// Its last word, that it is the primary, must not outlive the container: another is to
+// take its place.
+func TestTheWordOfAMemberEndsWithItsContainer(t *testing.T) {
+	n, l, dir := servedMember(t)
+	ask(t, dir, api.MemberStatus{Member: "pg-1", State: api.StateRunning, Role: api.RolePrimary, Healthy: true})
+	assert.Equal(t, len(n.plugin.buildReport().Members), 1)
+	assert.NilError(t, n.unmount("pg-1", "id"))
+	assert.Equal(t, len(n.plugin.buildReport().Members), 0)
+	eventually(t, "the leader knows", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return len(l.reports[len(l.reports)-1].Members) == 0
+	})
+	ask(t, dir, api.MemberStatus{Member: "pg-1", State: api.StateWaiting})
+	assert.Equal(t, len(n.plugin.buildReport().Members), 1, "the next container speaks")
+}

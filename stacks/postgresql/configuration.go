@@ -74,6 +74,11 @@ func (s *server) settings(role api.Role, orders api.MemberOrders) (string, error
 	set("wal_level", "replica")
 	set("max_wal_senders", "20")
 	set("max_replication_slots", "20")
+	if atoi(s.major) >= 14 {
+		// After a crash all files are forced to the device before the server recovers: one
+		// call for the whole volume, which has nothing else on it.
+		set("recovery_init_sync_method", "syncfs")
+	}
 	// A standby that has gone is noticed within seconds, and comes back as fast.
 	set("wal_sender_timeout", "5s")
 	set("wal_receiver_timeout", "5s")
