@@ -22,15 +22,18 @@ import (
 )
 
 const (
-	// clientDir is where a node has the client's program and its log. They outlive
-	// the client, and the node's death.
-	clientDir     = "/var/tmp/openmanage-workload"
-	clientService = "workload"
 	// perEpoch × epochs registers, as testenv/workload uses them.
 	registers = 6000
 	// settled is after how long nobody uses a register any more.
 	settled = 45 * time.Second
 )
+
+// clientService is the service of an application's clients.
+func clientService(application string) string { return "workload-" + application }
+
+// clientDir is where a node has the program of an application's client and its log. They
+// outlive the client, and the node's death.
+func clientDir(application string) string { return "/var/tmp/openmanage-workload-" + application }
 
 // client is a service that uses the database over connections that it makes as an
 // application would: testenv/workload. What it did and saw is its history.
@@ -71,7 +74,7 @@ var workloadBinary = sync.OnceValues(func() (string, error) {
 // in units of 32 bytes.
 func (s *suite) startWorkload(t *testing.T, ctx context.Context, application string, nodes []*cluster.Node, registerWorkers, filler int) *client {
 	t.Helper()
-	s.stopClients(ctx)
+	s.stopClients(ctx, application)
 	_, err := s.SQL(ctx, application, fmt.Sprintf(`DROP TABLE IF EXISTS appended, register;
 		CREATE TABLE appended (id bigint PRIMARY KEY, filler text); ALTER TABLE appended ALTER filler SET STORAGE EXTERNAL;
 		CREATE TABLE register (k int PRIMARY KEY, v bigint NOT NULL); INSERT INTO register SELECT k, 0 FROM generate_series(0, %d) k`, registers-1))
@@ -79,20 +82,21 @@ func (s *suite) startWorkload(t *testing.T, ctx context.Context, application str
 	binary, err := workloadBinary()
 	assert.NilError(t, err)
 	c := &client{s: s, of: application, nodes: nodes, read: map[int]int{}}
+	dir := clientDir(application)
 	place := []string{"--mode", "global"}
 	if len(nodes) == 1 {
 		place = []string{"--constraint", "node.hostname==" + nodes[0].Name}
 	}
 	retry := time.Duration(len(nodes)*len(nodes)) * 50 * time.Millisecond // as many in all are enough
 	for _, n := range nodes {
-		_, _, err := n.Exec(ctx, "sh", "-c", "rm -rf "+clientDir+" && mkdir "+clientDir)
+		_, _, err := n.Exec(ctx, "sh", "-c", "rm -rf "+dir+" && mkdir "+dir)
 		assert.NilError(t, err)
-		assert.NilError(t, n.Put(ctx, binary, clientDir+"/workload"))
+		assert.NilError(t, n.Put(ctx, binary, dir+"/workload"))
 	}
 	args := append([]string{
-		"service", "create", "--detach", "--name", clientService, "--network", application + "_default", "--hostname", "{{.Node.Hostname}}",
+		"service", "create", "--detach", "--name", clientService(application), "--network", application + "_default", "--hostname", "{{.Node.Hostname}}",
 		"--secret", "source=" + application + "_superuser-password,target=password", "--restart-delay", "1s", "--stop-grace-period", "2s",
-		"--mount", "type=bind,source=" + clientDir + ",target=/workload", "--entrypoint", "/workload/workload",
+		"--mount", "type=bind,source=" + dir + ",target=/workload", "--entrypoint", "/workload/workload",
 	}, place...)
 	var members []string
 	for i := range 4 { // one that is not there harms nobody
@@ -107,17 +111,17 @@ func (s *suite) startWorkload(t *testing.T, ctx context.Context, application str
 		if t.Failed() {
 			c.keep(t, ctx)
 		}
-		s.stopClients(ctx)
+		s.stopClients(ctx, application)
 	})
 	c.writesOn(t, ctx)
 	return c
 }
 
-func (s *suite) stopClients(ctx context.Context) {
-	_, _ = s.Docker(ctx, "service", "rm", clientService) // there may be none
+func (s *suite) stopClients(ctx context.Context, application string) {
+	_, _ = s.Docker(ctx, "service", "rm", clientService(application)) // there may be none
 	_ = product.Until(ctx, 30*time.Second, "clients gone", func(ctx context.Context) error {
 		for _, n := range s.c.Nodes() {
-			out, _, err := n.Exec(ctx, "docker", "ps", "--quiet", "--filter", "label=com.docker.swarm.service.name="+clientService)
+			out, _, err := n.Exec(ctx, "docker", "ps", "--quiet", "--filter", "label=com.docker.swarm.service.name="+clientService(application))
 			if err != nil {
 				return err
 			}
@@ -140,8 +144,9 @@ func boottime() int64 {
 
 // hear reads what the clients have written down since the last time.
 func (c *client) hear(ctx context.Context) error {
+	dir := clientDir(c.of)
 	for _, n := range c.nodes {
-		out, _, err := n.Exec(ctx, "sh", "-c", fmt.Sprintf("test ! -e %s/log || tail -c +%d %s/log", clientDir, c.read[n.Number]+1, clientDir))
+		out, _, err := n.Exec(ctx, "sh", "-c", fmt.Sprintf("test ! -e %s/log || tail -c +%d %s/log", dir, c.read[n.Number]+1, dir))
 		if err != nil {
 			return err
 		}
@@ -157,7 +162,7 @@ func (c *client) keep(t *testing.T, ctx context.Context) {
 		return
 	}
 	for _, n := range c.nodes {
-		_, err := host.Docker(ctx, "cp", "--quiet", n.Container()+":"+clientDir+"/log", filepath.Join(dir, n.Name+".jsonl"))
+		_, err := host.Docker(ctx, "cp", "--quiet", n.Container()+":"+clientDir(c.of)+"/log", filepath.Join(dir, n.Name+".jsonl"))
 		if err != nil {
 			t.Log(err)
 		}
@@ -227,7 +232,7 @@ func (c *client) judge(t *testing.T, ctx context.Context, since int64) {
 // finish stops the clients and judges all that they did.
 func (c *client) finish(t *testing.T, ctx context.Context) {
 	t.Helper()
-	c.s.stopClients(ctx)
+	c.s.stopClients(ctx, c.of)
 	assert.NilError(t, c.hear(ctx))
 	assert.Assert(t, len(c.Sightings) > 100, "%d sightings of a primary show nothing", len(c.Sightings))
 	c.judge(t, ctx, math.MaxInt64)

@@ -14,12 +14,12 @@ import (
 	"github.com/openmanage/openmanage/testenv/product"
 )
 
-func TestAFullDiskIsReportedAndEnlargedWhereExt4CannotGrowInUse(t *testing.T) {
+func aFullDiskIsReportedAndEnlargedWhereExt4CannotGrowInUse(t *testing.T) {
 	fillAndExpand(t, "ext4", "300MiB", "600MiB")
 }
 
-func TestAFullDiskIsReportedAndEnlargedInUse(t *testing.T) {
-	onlyLong(t, "TestAFullDiskIsReportedAndEnlargedWhereExt4CannotGrowInUse")
+func aFullDiskIsReportedAndEnlargedInUse(t *testing.T) {
+	onlyLong(t, "AFullDiskIsReportedAndEnlargedWhereExt4CannotGrowInUse")
 	fillAndExpand(t, "xfs", "320MiB", "640MiB")
 }
 
@@ -31,7 +31,7 @@ func fillAndExpand(t *testing.T, fs, size, larger string) {
 	_, err := s.CLI(ctx, "create", "postgresql", "full", "--replicas", "3", "--volume-size", size, "--filesystem", fs, "--yes")
 	assert.NilError(t, err)
 	defer func() {
-		s.stopClients(ctx) // it uses the application's network
+		s.stopClients(ctx, "full") // it uses the application's network
 		s.removeApplication(t, ctx, "full")
 	}()
 	_, err = s.WaitHealthy(ctx, "full", 3, 2*time.Minute)

@@ -348,48 +348,6 @@ func (s *suite) settle(ctx context.Context, strokes []stroke) ([]product.Member,
 	return members, s.deleteRetained(ctx, "pg")
 }
 
-// spread has members that share a node start anew, so that Swarm places them on nodes
-// that have less: where all lie on one node, one fault is every fault. It tries.
-func (s *suite) spread(ctx context.Context, members []product.Member) ([]product.Member, error) {
-	for range 3 {
-		on := map[string]bool{}
-		var sharing string
-		for _, m := range members {
-			if on[m.Node] {
-				sharing = m.Member
-			}
-			on[m.Node] = true
-		}
-		if sharing == "" {
-			break
-		}
-		_, err := s.Docker(ctx, "service", "update", "--force", "--quiet", "--detach", "pg_"+strings.TrimPrefix(sharing, "pg-"))
-		if err != nil {
-			return members, err
-		}
-		where := ""
-		for _, m := range members {
-			if m.Member == sharing {
-				where = m.Node
-			}
-		}
-		// It may come back to where it was; then it has the others' load to thank.
-		_ = product.Until(ctx, 30*time.Second, sharing+" elsewhere", func(ctx context.Context) error {
-			now, err := s.Members(ctx, "pg")
-			for _, m := range now {
-				if m.Member == sharing && m.Node == where {
-					err = errors.New("it is still there")
-				}
-			}
-			return err
-		})
-		if members, err = s.WaitHealthy(ctx, "pg", 3, 4*time.Minute); err != nil {
-			return members, err
-		}
-	}
-	return members, nil
-}
-
 // deleteRetained deletes the volumes of members that were taken away.
 func (s *suite) deleteRetained(ctx context.Context, name string) error {
 	out, err := s.CLI(ctx, "volume", "ls", "--format", "{{.Name}} {{.Application}} {{.State}}")

@@ -16,7 +16,7 @@ import (
 )
 
 // An application from its creation to its removal, as a user goes through it.
-func TestLifeOfAnApplication(t *testing.T) {
+func lifeOfAnApplication(t *testing.T) {
 	s, ctx := swarm(t)
 	s.removeLeftovers(t, ctx, "life")
 	create := []string{"openmanage", "create", "postgres", "life", "--replicas", "2", "--volume-size", "256MiB", "--set", "max_connections=42"}

