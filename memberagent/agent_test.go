@@ -74,7 +74,8 @@ while :; do wait; sleep 1000; done`)
 
 func (s *stubbornServer) Probe(ctx context.Context, _ api.MemberOrders) memberagent.Probe {
 	data, err := s.Inspect(ctx)
-	return memberagent.Probe{Up: err == nil, Healthy: true, Role: data.Role}
+	_, stuck := os.Stat(s.path("stuck"))
+	return memberagent.Probe{Up: err == nil, Healthy: true, Role: data.Role, Stuck: stuck == nil}
 }
 
 func (s *stubbornServer) Rejoin(ctx context.Context, o api.MemberOrders, p memberagent.Progress) error {
@@ -260,6 +261,25 @@ func TestServerThatIsKilledIsStartedAgain(t *testing.T) {
 	}
 	m.Await("the failure", func(s api.MemberStatus) bool { return strings.Contains(s.Message, "ended by itself") })
 	m.Await("the engine again", running)
+}
+
+func TestAStandbyThatDoesNotFollowThoughItCouldIsStartedAgain(t *testing.T) {
+	t.Parallel()
+	m := agenttest.New(t, "pg-1", "stubborn", memberagent.EnvStopGrace+"=100ms")
+	assert.NilError(t, os.WriteFile(filepath.Join(m.Volume, "role"), []byte(api.RoleStandby), 0o600))
+	m.Order(api.MemberOrders{Role: api.RoleStandby, Primary: "pg-2", Members: []string{"pg-1", "pg-2"}, Initialized: true, Term: 3})
+	m.Start()
+	m.Await("a standby", running)
+	assert.NilError(t, os.WriteFile(filepath.Join(m.Volume, "stuck"), nil, 0o600))
+	agenttest.Eventually(t, func() error {
+		starts, err := os.ReadFile(filepath.Join(m.Volume, "starts"))
+		if err == nil && len(starts) < 2 {
+			err = errors.New("it was not started again")
+		}
+		return err
+	})
+	assert.NilError(t, os.Remove(filepath.Join(m.Volume, "stuck")))
+	m.Await("a standby again", running)
 }
 
 func TestAnotherRoleEndsTheServer(t *testing.T) {

@@ -156,7 +156,11 @@ type Probe struct {
 	// Diverged: the standby can never follow orders.Primary, which answers and is a
 	// primary of the same system ID, as it is; only Rejoin helps.
 	Diverged bool
-	Version  string
+	// Stuck: for a while nothing has stood in the way of the standby's following
+	// orders.Primary, and it does not; the agent starts its server again. An engine that
+	// says so begins to count anew with the next start.
+	Stuck   bool
+	Version string
 	// Refused: why the server keeps its former settings instead of orders.Parameters.
 	Refused string
 	// PendingRestart are the settings that take a restart to be in force. PrimaryFirst

@@ -50,6 +50,7 @@ func (a *agent) judgeRoom(p *Probe, before api.MemberStatus) {
 		a.stuck = false
 		return
 	}
+	p.Stuck = false // there is the reason
 	// A server that cannot make the next file of its log ends, comes up, and ends
 	// again; a standby's receiver connects anew and ends again. Each time all seems
 	// well for a moment, and nobody is to count on it.

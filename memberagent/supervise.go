@@ -422,6 +422,11 @@ func (a *agent) round(work, term context.Context, t *tending, what course) (done
 		a.stop(term, t.process, t.orders, probe.Message)
 		return true, nil
 	}
+	if probe.Stuck && t.role == api.RoleStandby && t.orders.Primary != "" {
+		a.log.Warn("starting the server again: it does not follow though it could", "primary", t.orders.Primary, "message", probe.Message)
+		a.stop(term, t.process, t.orders, "it does not follow "+t.orders.Primary+", which is ready for it")
+		return true, nil
+	}
 	return false, a.adapt(work, t)
 }
 

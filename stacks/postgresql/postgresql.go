@@ -129,6 +129,7 @@ type server struct {
 	synced   bool             // the roles' passwords are the secrets'
 	conn     *pgconn.PgConn   // nil: not connected
 	why      standbyDiagnosis // why it does not stream
+	idle     idleness         // and whether there is no reason
 }
 
 // learn notes what orders say of where others are.
@@ -177,7 +178,7 @@ func (s *server) Start(ctx context.Context, orders api.MemberOrders) (*memberage
 		return nil, fmt.Errorf("the data in %s is no whole database to start from", s.dir)
 	}
 	s.role, s.systemID, s.synced, s.settled = data.Role, data.SystemID, false, true
-	s.why = standbyDiagnosis{}
+	s.why, s.idle = standbyDiagnosis{}, idleness{}
 	s.minimums, s.before = nil, 0
 	if s.role == api.RoleStandby {
 		s.minimums = control.minimums()

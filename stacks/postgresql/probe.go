@@ -67,7 +67,7 @@ func (s *server) Probe(ctx context.Context, orders api.MemberOrders) memberagent
 			p.LagSeconds = seconds
 		}
 		p.Sync = slices.Contains(orders.Sync, s.member)
-		s.why = standbyDiagnosis{}
+		s.why, s.idle = standbyDiagnosis{}, idleness{}
 		return p
 	}
 	// Without a receiver no view says on which timeline the data is: the control
@@ -77,7 +77,7 @@ func (s *server) Probe(ctx context.Context, orders api.MemberOrders) memberagent
 	case primary == "":
 		p.Message = "the primary is being changed"
 	case identified != nil:
-		p.Message = "connecting to " + primary
+		p.Message = fmt.Sprintf("connecting to %s; its own WAL sender does not answer: %s", primary, plain(identified))
 	default:
 		if s.why.primary != primary || time.Since(s.why.at) > diagnosisInterval {
 			last := s.why
@@ -86,8 +86,34 @@ func (s *server) Probe(ctx context.Context, orders api.MemberOrders) memberagent
 			s.why.diverged = s.why.diverged || s.why.lost && last.lost && last.primary == primary
 		}
 		p.Message, p.Diverged = s.why.message, s.why.diverged
+		p.Stuck = s.idle.stuck(s.why, row[8], time.Now())
 	}
 	return p
+}
+
+// stuckAfter is for how long a standby must have done nothing, without a reason, before
+// its server is started again.
+const stuckAfter = 30 * time.Second
+
+// idleness is what a standby that does not stream, though it could, was seen at.
+type idleness struct {
+	primary string
+	applied string // position up to which it has applied the log
+	since   time.Time
+}
+
+// stuck tells whether nothing has stood in the way of streaming for stuckAfter, and the
+// server has applied nothing meanwhile: one that has log of its own to apply connects only
+// after that.
+func (i *idleness) stuck(why standbyDiagnosis, applied string, now time.Time) bool {
+	if !why.ready {
+		*i = idleness{}
+		return false
+	}
+	if i.primary != why.primary || i.applied != applied {
+		*i = idleness{primary: why.primary, applied: applied, since: now}
+	}
+	return now.Sub(i.since) > stuckAfter
 }
 
 // identify asks a standby, over the replication protocol, for the timeline that it
