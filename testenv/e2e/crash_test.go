@@ -2,10 +2,12 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -64,44 +66,78 @@ func TestManagerKilledAtEachStepOfAnAttach(t *testing.T) {
 	}
 }
 
-// The CLI and the leading manager die at every step of a create; run again, the
-// same command goes on to a healthy application.
+// The CLI dies at every step of a create; run again, the same command goes on to a
+// healthy application. The next one waits for some seconds until the first shows no sign
+// of life any more: all at once.
 func TestCreateGoesOnAfterACrashAtEachStep(t *testing.T) {
+	s, ctx := swarm(t)
+	points := []string{"create:claimed", "create:secret.superuser-password", "create:deployed", "create:healthy"}
+	create := func(i int) []string {
+		return []string{"openmanage", "create", "postgresql", fmt.Sprintf("cc%d", i), "--replicas", "1", "--volume-size", "256MiB", "--yes"}
+	}
+	crashes := func(i int) error {
+		dir, err := os.MkdirTemp(t.TempDir(), "")
+		if err != nil {
+			return err
+		}
+		file := filepath.Join(dir, points[i])
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			return err
+		}
+		cmd := s.Command(ctx, create(i)...)
+		cmd.Env = append(os.Environ(), failpoint.Variable+"="+dir)
+		out, err := cmd.CombinedOutput()
+		if err == nil {
+			return fmt.Errorf("at %s the CLI was not killed:\n%s", points[i], out)
+		}
+		if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("the CLI failed otherwise than at %s:\n%s", points[i], out)
+		}
+		if _, err = s.CLI(ctx, create(i)[1:]...); err != nil {
+			return fmt.Errorf("after %s: %w", points[i], err)
+		}
+		_, err = s.SQL(ctx, fmt.Sprintf("cc%d", i), "CREATE TABLE kept AS SELECT 1")
+		return err
+	}
+	errs := make([]error, len(points))
+	var group sync.WaitGroup
+	for i := range points {
+		s.removeLeftovers(t, ctx, fmt.Sprintf("cc%d", i))
+		group.Go(func() { errs[i] = crashes(i) })
+	}
+	group.Wait()
+	for i := range points {
+		assert.Check(t, errs[i])
+		group.Go(func() { _, errs[i] = s.CLI(ctx, "rm", fmt.Sprintf("cc%d", i), "--yes") })
+	}
+	group.Wait()
+	for i := range points {
+		assert.Check(t, errs[i])
+		s.deleteVolumes(t, ctx, fmt.Sprintf("cc%d", i))
+	}
+	secrets, err := s.Docker(ctx, "secret", "ls", "--format", "{{.Name}}")
+	assert.NilError(t, err)
+	assert.Assert(t, !strings.Contains(secrets, "cc"), "secrets outlived the last volume: %s", secrets)
+}
+
+// The leading manager dies at every write that a create makes it do.
+func TestManagerKilledAtEachStepOfACreate(t *testing.T) {
 	s, ctx := swarm(t)
 	s.withFailpoints(t, ctx)
 	s.removeLeftovers(t, ctx, "cc")
-	dir := t.TempDir()
-	arguments := []string{"openmanage", "create", "postgresql", "cc", "--replicas", "1", "--volume-size", "256MiB", "--yes"}
-	for _, point := range []string{"create:claimed", "create:secret.superuser-password", "create:deployed", "create:healthy"} {
-		assert.NilError(t, os.WriteFile(filepath.Join(dir, point), nil, 0o600))
-		cmd := s.Command(ctx, arguments...)
-		cmd.Env = append(os.Environ(), failpoint.Variable+"="+dir)
-		out, err := cmd.CombinedOutput()
-		assert.Assert(t, err != nil, "at %s the CLI was not killed:\n%s", point, out)
-		_, err = os.Stat(filepath.Join(dir, point))
-		assert.ErrorIs(t, err, os.ErrNotExist, "the CLI failed otherwise than at %s:\n%s", point, out)
-	}
-	_, err := s.CLI(ctx, arguments[1:]...)
-	assert.NilError(t, err)
-	_, err = s.SQL(ctx, "cc", "CREATE TABLE kept AS SELECT 1")
-	assert.NilError(t, err)
-	s.removeApplication(t, ctx, "cc")
-
-	for _, point := range []string{"create:events-written", "create:application-recorded", "create:application-updated"} {
+	points := []string{"create:events-written", "create:application-recorded", "create:application-updated"}
+	for _, point := range points {
 		s.arm(t, ctx, point)
 	}
-	_, err = s.CLI(ctx, arguments[1:]...)
+	_, err := s.CLI(ctx, "create", "postgresql", "cc", "--replicas", "1", "--volume-size", "256MiB", "--yes")
 	assert.NilError(t, err)
-	for _, point := range []string{"create:events-written", "create:application-recorded", "create:application-updated"} {
+	for _, point := range points {
 		assert.Check(t, s.disarm(t, ctx, point) > 0, "no manager died at %s", point)
 	}
 	history, err := s.CLI(ctx, "events", "cc")
 	assert.NilError(t, err)
 	assert.Equal(t, strings.Count(history, "created with 1 member"), 1, history)
 	s.removeApplication(t, ctx, "cc")
-	secrets, err := s.Docker(ctx, "secret", "ls", "--format", "{{.Name}}")
-	assert.NilError(t, err)
-	assert.Assert(t, !strings.Contains(secrets, "cc_"), "secrets outlived the last volume: %s", secrets)
 }
 
 // Databases do not notice that all managers are gone, as long as nothing is cut.

@@ -23,7 +23,7 @@ const swarmPort = 2377
 // whether another may be made the primary.
 func TestWithoutALeaderThePrimaryGoesOnAndStopsAtACut(t *testing.T) {
 	s, ctx := swarm(t)
-	alone := 30 * time.Second
+	alone := 3 * api.LeaseDuration
 	if long() {
 		alone = 10 * time.Minute
 	}
