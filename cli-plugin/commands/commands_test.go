@@ -578,3 +578,16 @@ func TestCatalog(t *testing.T) {
 	assert.NilError(t, s.run(t, "catalog"))
 	golden.Assert(t, s.out.String(), "catalog.golden")
 }
+
+func TestASwarmThatDoesNotAnswerIsExplained(t *testing.T) {
+	err := errors.New("Error response from daemon: rpc error: code = DeadlineExceeded desc = context deadline exceeded")
+	cmd := &cobra.Command{Use: "parent", SilenceErrors: true, SilenceUsage: true}
+	cmd.AddCommand(&cobra.Command{Use: "child", RunE: func(*cobra.Command, []string) error { return err }})
+	explainErrors(cmd)
+	cmd.SetArgs([]string{"child"})
+	got := cmd.ExecuteContext(t.Context())
+	assert.ErrorIs(t, got, err)
+	assert.ErrorContains(t, got, "no leader: see `docker node ls`")
+	err = errors.New("another")
+	assert.Equal(t, cmd.ExecuteContext(t.Context()), err)
+}

@@ -4,8 +4,10 @@ package commands
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/docker/cli/cli"
@@ -63,7 +65,28 @@ identity and name wherever Swarm moves them.`,
 		volumeCommand(dockerCLI),
 		removeCommand(dockerCLI),
 	)
+	explainErrors(cmd)
 	return cmd
+}
+
+// explainErrors has the command, and all below it, say more of errors that come from
+// Docker, whatever it was asked for.
+func explainErrors(cmd *cobra.Command) {
+	if run := cmd.RunE; run != nil {
+		cmd.RunE = func(cmd *cobra.Command, args []string) error { return explain(run(cmd, args)) }
+	}
+	for _, sub := range cmd.Commands() {
+		explainErrors(sub)
+	}
+}
+
+// explain says what helps against an error that says too little by itself. A manager whose
+// Swarm has just lost its leader still waits for it, and says only that time is up.
+func explain(err error) error {
+	if err != nil && strings.Contains(err.Error(), "rpc error: code = DeadlineExceeded") {
+		return fmt.Errorf("%w; the Swarm seems to have no leader: see `docker node ls`, start the managers that are down, and try again", err)
+	}
+	return err
 }
 
 // interruptible returns a context that ends with the first Ctrl-C, so that a
