@@ -102,7 +102,7 @@ func TestGenerateRefuses(t *testing.T) {
 		{doc: "cpus", o: Options{Name: "pg", CPUs: "many"}, want: "--cpus"},
 		{doc: "network", o: Options{Name: "pg", Networks: []string{"a b"}}, want: "--network"},
 		{doc: "port twice", o: Options{Name: "pg", Publish: []Publish{{1, 5432}, {1, 5432}}}, want: "given twice"},
-		{doc: "unknown parameter", o: Options{Name: "pg", Parameters: map[string]string{"max_conections": "1"}}, want: "Did you mean \"max_connections\"? It has:\n  autovacuum_max_workers"},
+		{doc: "unknown parameter", o: Options{Name: "pg", Parameters: map[string]string{"max_conections": "1"}}, want: "Did you mean \"max_connections\"? It has:\n  alert_disk"},
 		{doc: "integer", o: Options{Name: "pg", Parameters: map[string]string{"max_connections": "lots"}}, want: "expected a whole number"},
 		{doc: "integer range", o: Options{Name: "pg", Parameters: map[string]string{"max_connections": "1"}}, want: "expected 10 or more"},
 		{doc: "size", o: Options{Name: "pg", Parameters: map[string]string{"work_mem": "4 megs"}}, want: "kB, MB, GB or TB"},
