@@ -126,6 +126,7 @@ func Run(ctx context.Context, config Config) error {
 		return err
 	}
 	defer listener.Close()
+	defer time.AfterFunc(namedAtLatest, a.named).Stop()
 
 	asked, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()

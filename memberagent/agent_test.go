@@ -388,10 +388,11 @@ func TestHealthSpeaksOfAWaitingMemberAsHealthy(t *testing.T) {
 	assert.ErrorContains(t, err, "no agent of pg-1")
 	m.Answer(func(a *api.AgentAnswer) { a.Lease, a.Reason = 0, "node2 holds the volume" })
 	m.Start()
-	m.Await("waiting", func(s api.MemberStatus) bool { return s.Message == "node2 holds the volume" })
+	m.Await("waiting", func(s api.MemberStatus) bool { return s.Message == "node2 holds the volume" && !s.Named })
 	line, err := memberagent.Health(t.Context(), config)
 	assert.NilError(t, err)
 	assert.Equal(t, line, "waiting (node2 holds the volume)")
+	m.Await("Docker knows it", func(s api.MemberStatus) bool { return s.Named })
 }
 
 func TestAMemberThatIsAskedToStopWaitsForItsTurn(t *testing.T) {

@@ -67,6 +67,20 @@ func (a *agent) answerHealth(l net.Listener) {
 		}
 		fmt.Fprintf(conn, "%s: %s\n", word, why)
 		conn.Close()
+		if ok {
+			a.named()
+		}
+	}
+}
+
+// namedAtLatest is when a container counts as known to Swarm's DNS though nobody has asked
+// how it is: it may have no health check.
+const namedAtLatest = 15 * time.Second
+
+// named notes that clients find this container by its name.
+func (a *agent) named() {
+	if a.status.change(func(s *api.MemberStatus) { s.Named = true }) {
+		a.hurry()
 	}
 }
 

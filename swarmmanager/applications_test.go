@@ -44,7 +44,7 @@ func observation() *observed {
 			role = api.RolePrimary
 		}
 		o.statuses[member] = liveStatus{node: "n" + n, MemberStatus: api.MemberStatus{
-			Application: "pg", Member: member, Volume: member, Role: role, State: api.StateRunning, Healthy: true, Initialized: true, SystemID: "42",
+			Application: "pg", Member: member, Volume: member, Role: role, State: api.StateRunning, Healthy: true, Initialized: true, SystemID: "42", Named: true,
 		}}
 		o.volumes[member] = store.Record[api.Volume]{Name: member, Value: api.Volume{
 			VolumeSpec: api.VolumeSpec{Name: member, Application: "pg", Member: member}, Phase: api.PhaseReady, Location: "shared",

@@ -121,7 +121,7 @@ func (l *leases) hear(node string, h heard) (volumes []string) {
 // the time.
 func sameWord(a, b *api.MemberStatus) bool {
 	return a.Member == b.Member && a.State == b.State && a.Role == b.Role && a.Healthy == b.Healthy && a.Initialized == b.Initialized &&
-		a.Term == b.Term && a.Leaving == b.Leaving && a.Streaming == b.Streaming && a.SyncNames == b.SyncNames &&
+		a.Term == b.Term && a.Leaving == b.Leaving && a.Named == b.Named && a.Address == b.Address && a.Streaming == b.Streaming && a.SyncNames == b.SyncNames &&
 		a.Parameters == b.Parameters && a.StartedWith == b.StartedWith && a.Refused == b.Refused && a.PendingRestart == b.PendingRestart && a.PrimaryFirst == b.PrimaryFirst
 }
 

@@ -60,9 +60,18 @@ func planLeaving(o *observed, app *store.Application, event eventFunc) {
 		setLeft(app, next.Name) // nobody can take its place: it comes back as the primary
 		return
 	}
+	if m, _ := memberOf(app, to); !named(o, m) {
+		return // clients would not find it yet
+	}
 	reason := fmt.Sprintf("%s is to stop", next.Name)
 	event(next.Name, "switchover", "hands over to %s: it was asked to stop", to)
 	beginHandover(o, app, store.Handover{From: next.Name, To: to, Orderly: true, Reason: reason})
+}
+
+// named tells whether Swarm's DNS knows a member, as far as its agent knows.
+func named(o *observed, m store.Member) bool {
+	s, heard := o.word(m)
+	return heard && s.Named
 }
 
 func setLeft(app *store.Application, name string) {

@@ -187,7 +187,7 @@ func (w *world) act(app store.Application) {
 		name := memberName(*s)
 		p := w.members[name]
 		if p == nil {
-			p = &played{status: api.MemberStatus{Application: "pg", Member: name, Volume: name, Timeline: 1, Position: 1000, SystemID: "42", Initialized: true}}
+			p = &played{status: api.MemberStatus{Application: "pg", Member: name, Volume: name, Timeline: 1, Position: 1000, SystemID: "42", Initialized: true, Named: true}}
 			w.members[name] = p
 		}
 		spec, err := json.Marshal(s.Spec.TaskTemplate)

@@ -197,7 +197,7 @@ func (s *sim) operate(o *observed) {
 
 // status is what an agent says.
 func (m *simMember) status() api.MemberStatus {
-	st := api.MemberStatus{Application: "pg", Member: m.name, Volume: m.name, State: api.StateWaiting, Initialized: true, SystemID: "42", Timeline: m.timeline, Position: m.position(), Term: m.term, Rebuilt: m.rebuilt}
+	st := api.MemberStatus{Application: "pg", Member: m.name, Volume: m.name, State: api.StateWaiting, Initialized: true, SystemID: "42", Timeline: m.timeline, Position: m.position(), Term: m.term, Rebuilt: m.rebuilt, Named: true}
 	if m.empty {
 		st.Initialized, st.Empty, st.SystemID, st.Timeline, st.Position = false, true, "", 0, 0
 	}

@@ -255,7 +255,7 @@ func (r *runtimeVolume) answer(status api.MemberStatus, container string) api.Ag
 	old := r.last
 	r.last, r.heard = status, time.Now()
 	r.mu.Unlock()
-	if old.State != status.State || old.Role != status.Role || old.Healthy != status.Healthy || old.Term != status.Term || old.Leaving != status.Leaving {
+	if old.State != status.State || old.Role != status.Role || old.Healthy != status.Healthy || old.Term != status.Term || old.Leaving != status.Leaving || old.Named != status.Named {
 		p.kick() // the leader waits for such words
 	}
 	promised := p.hasPromised()

@@ -206,6 +206,9 @@ type MemberStatus struct {
 	Version    string  `json:"version,omitempty"` // of the server
 	// Address is the member's own IP address in the application's network.
 	Address string `json:"address,omitempty"`
+	// Named: Docker has been told that the container is healthy. Before that Swarm's DNS
+	// does not know it, and clients do not find it.
+	Named bool `json:"named,omitempty"`
 	// Leaving: the container was asked to stop, and the member waits until it may
 	// (MemberOrders.Leave).
 	Leaving bool `json:"leaving,omitempty"`
