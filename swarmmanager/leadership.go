@@ -25,6 +25,9 @@ const (
 	followInterval = beatInterval / 2
 )
 
+// writeTimeout is for one write of the record.
+const writeTimeout = 3 * time.Second
+
 // hearingTime is how long a leader that begins, or begins to act again, listens before it
 // concludes anything from a silence: nodes report every second, and one whose manager is
 // gone asks the next one.
@@ -141,8 +144,8 @@ func (l *leadership) formerUntil(r store.Record[store.Leader]) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case r.Name == "": // there was none
-		return l.now()
+	case r.Name == "": // there was none, or it was removed
+		return l.now() + api.LeaderWriteBound
 	case r.Value.Resigned:
 		return l.seenAt
 	}
@@ -180,12 +183,13 @@ func (l *leadership) beat(ctx context.Context, s *store.Store, begin func(former
 	} else {
 		record, err = store.Update(ctx, s, store.KindLeader, record, value)
 	}
+	if err == nil && record.Value.Boot != l.boot {
+		err = store.ErrStale // what is there by now is another's
+	}
 	var former time.Duration
 	if err == nil && !leading {
 		former = l.formerUntil(replaced)
-		if err := begin(former); err != nil {
-			return false, fmt.Errorf("take over the leadership: %w", err)
-		}
+		record, started, err = l.keep(ctx, s, record, started, func() error { return begin(former) })
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -201,11 +205,46 @@ func (l *leadership) beat(ctx context.Context, s *store.Store, begin func(former
 	if began = !leading; began {
 		l.former = former
 	}
-	if began || l.now()-l.lastBeat >= api.LeaderWriteBound {
+	if began || l.now()-l.lastBeat >= api.LeaderWriteBound+api.ReportInterval {
 		l.actingAt = l.now()
 	}
 	l.leading, l.record, l.lastBeat, l.leader = true, record, started, l.self
 	return began, nil
+}
+
+// keep renews the record, last written at started, while begin works: the others would take
+// the leadership from one whose record stands still. It returns the record and when its last
+// write was begun. An error means that begin or a write failed.
+func (l *leadership) keep(ctx context.Context, s *store.Store, record store.Record[store.Leader], started time.Duration, begin func() error) (store.Record[store.Leader], time.Duration, error) {
+	done := make(chan error, 1)
+	go func() { done <- begin() }()
+	tick := time.NewTicker(beatInterval)
+	defer tick.Stop()
+	var lost error
+	for {
+		select {
+		case err := <-done:
+			if err != nil {
+				err = fmt.Errorf("take over the leadership: %w", err)
+			}
+			return record, started, errors.Join(lost, err)
+		case <-tick.C:
+			if lost != nil {
+				continue // begin ends in its own time: what it writes is refused
+			}
+			call, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
+			value, now := record.Value, l.now()
+			value.Beat++
+			next, err := store.Update(call, s, store.KindLeader, record, value)
+			cancel()
+			switch {
+			case err == nil && next.Value.Boot == l.boot:
+				record, started = next, now
+			case err == nil || errors.Is(err, store.ErrStale) || errors.Is(err, store.ErrNotFound):
+				lost = store.ErrStale
+			}
+		}
+	}
 }
 
 // lead keeps the leadership up to date until ctx ends.
@@ -215,7 +254,7 @@ func (m *Manager) lead(ctx context.Context) {
 	was := false
 	for {
 		turn := time.Now()
-		call, cancel := context.WithTimeout(ctx, 3*time.Second)
+		call, cancel := context.WithTimeout(ctx, writeTimeout)
 		begins, err := m.leadership.beat(call, m.store, func(former time.Duration) error { return m.takeOver(ctx, former) })
 		if err != nil {
 			m.leadership.unknown()

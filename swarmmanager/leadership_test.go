@@ -231,3 +231,76 @@ func TestANewLeaderCountsFromTheLastWriteOfTheFormerOneThatItSaw(t *testing.T) {
 		})
 	}
 }
+
+// A takeover of many volumes takes longer than the others wait for a record that stands
+// still.
+func TestALeaderThatTakesOverForLongKeepsItsRecord(t *testing.T) {
+	t.Parallel()
+	s := store.New(&storetest.Configs{})
+	l, other := newLeadership("n1", "test", bootClock), newLeadership("n2", "test", bootClock)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := l.beat(t.Context(), s, func(time.Duration) error {
+			<-time.After(takeOverAfter + 2*beatInterval)
+			return nil
+		})
+		ended <- err
+	}()
+	for {
+		select {
+		case err := <-ended:
+			assert.NilError(t, err)
+			assert.Assert(t, l.acting())
+			return
+		case <-time.After(followInterval):
+			if _, err := store.Get[store.Leader](t.Context(), s, store.KindLeader, store.LeaderName); err != nil {
+				continue // not even begun
+			}
+			began, err := other.beat(t.Context(), s, nothingToTakeOver)
+			assert.NilError(t, err)
+			assert.Assert(t, !began, "two take over in turn, and nobody ever leads")
+		}
+	}
+}
+
+// A machine that is suspended between its write and the answer finds its successor's record
+// when it goes on.
+func TestALeaderDoesNotTakeAnothersRecordForItsOwn(t *testing.T) {
+	c, configs := &manual{t: time.Hour}, &storetest.Configs{}
+	s := store.New(configs)
+	l, other := newLeadership("n1", "test", c.now), newLeadership("n2", "test", c.now)
+	_, err := l.beat(t.Context(), s, nothingToTakeOver)
+	assert.NilError(t, err)
+	configs.Fail = func(call string) error {
+		if call != "inspect" {
+			return nil
+		}
+		configs.Fail = nil
+		for range 2 {
+			_, err := other.beat(t.Context(), s, nothingToTakeOver)
+			assert.NilError(t, err)
+			c.t += takeOverAfter
+		}
+		assert.Assert(t, other.leading)
+		return nil
+	}
+	_, err = l.beat(t.Context(), s, nothingToTakeOver)
+	assert.ErrorIs(t, err, store.ErrStale)
+	began, err := l.beat(t.Context(), s, nothingToTakeOver)
+	assert.NilError(t, err)
+	assert.Assert(t, !began && !l.acting())
+	assert.Equal(t, l.leaderNode(), "n2")
+}
+
+func TestALeaseThatCameWithAnAttachIsNoReport(t *testing.T) {
+	c := &manual{t: time.Hour}
+	l := newLeases(c.now)
+	l.forget(c.t)
+	l.touch("n1")
+	_, _, heard := l.last("n1")
+	assert.Assert(t, !heard, "nothing is known of what it holds")
+	assert.Assert(t, l.renewed("n1", api.LeaseDuration))
+	c.t += api.LeaseDuration + api.LeaseMargin + 1
+	assert.Assert(t, !l.renewed("n1", api.LeaseDuration))
+	assert.Assert(t, l.expired("n1", api.LeaseDuration))
+}

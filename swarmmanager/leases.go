@@ -17,7 +17,8 @@ type leases struct {
 	mu      sync.Mutex
 	former  time.Duration // until when a former leader may have renewed
 	nodes   map[string]heard
-	silent  map[string]int // by node: how many of silenceMarks it has passed
+	touched map[string]time.Duration // by node: when it was given a lease otherwise than by a report
+	silent  map[string]int           // by node: how many of silenceMarks it has passed
 	helpers map[string]heardHelper
 	turns   map[string]*sync.Mutex // by node
 }
@@ -79,6 +80,7 @@ func (l *leases) forget(former time.Duration) {
 	defer l.mu.Unlock()
 	l.former = former
 	l.nodes, l.helpers, l.silent = map[string]heard{}, map[string]heardHelper{}, map[string]int{}
+	l.touched = map[string]time.Duration{}
 }
 
 // silenceMarks are the lengths of a silence from which on decisions are others:
@@ -161,9 +163,7 @@ func sameHold(a, b *api.HeldVolume) bool {
 func (l *leases) touch(node string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	h := l.nodes[node]
-	h.at = l.now()
-	l.nodes[node] = h
+	l.touched[node] = l.now()
 }
 
 func (l *leases) hearHelper(node string, r api.HelperReport) {
@@ -174,13 +174,25 @@ func (l *leases) hearHelper(node string, r api.HelperReport) {
 
 // silence is for how long node has not been renewed for certain, by whichever leader.
 func (l *leases) silence(node string) time.Duration {
+	last, _ := l.given(node)
+	return max(0, l.now()-last)
+}
+
+// given is when node can have been given a lease last, and whether this leader knows that
+// it has given one.
+func (l *leases) given(node string) (last time.Duration, known bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	last := l.former
-	if h, ok := l.nodes[node]; ok {
+	h, heard := l.nodes[node]
+	at, touched := l.touched[node]
+	last = l.former
+	if heard {
 		last = max(last, h.at)
 	}
-	return max(0, l.now()-last)
+	if touched {
+		last = max(last, at)
+	}
+	return last, heard || touched
 }
 
 // expired tells whether every lease of that length that was given to node, by
@@ -192,8 +204,8 @@ func (l *leases) expired(node string, lease time.Duration) bool {
 // renewed tells whether a lease of that length which this leader gave to node may
 // still hold.
 func (l *leases) renewed(node string, lease time.Duration) bool {
-	_, _, heard := l.last(node)
-	return heard && !l.expired(node, lease)
+	_, known := l.given(node)
+	return known && !l.expired(node, lease)
 }
 
 // last returns what node reported last and how long ago.

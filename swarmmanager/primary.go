@@ -138,6 +138,7 @@ func planFailover(o *observed, old store.Application, app *store.Application, ev
 		return
 	}
 	if !o.steady {
+		o.lookAgain() // of a node that was never heard there is no news
 		return
 	}
 	if !othersHeard(o, app) {
@@ -235,7 +236,7 @@ func lost(o *observed, app *store.Application, primary store.Member, known bool)
 		return "" // as it was ordered to: it is back sooner than another would be
 	case owner != nil && heard && down > downAlive:
 		return fmt.Sprintf("its server is %s: %s", status.State, status.Message)
-	case owner != nil && !heard && down > downSilent:
+	case owner != nil && !heard && reports(o, owner.Node) && down > downSilent:
 		return fmt.Sprintf("its agent on node %s does not answer", owner.Hostname)
 	}
 	return ""
@@ -373,7 +374,7 @@ func planHandover(o *observed, app *store.Application, event eventFunc) {
 		app.Problems = append(app.Problems, fmt.Sprintf("the primary %s is lost (%s), and nobody can take its place yet: %v", h.From, h.Reason, err))
 	}
 	status, heard := o.word(from)
-	if v := o.volumes[from.Volume].Value; !heard && v.Owner != nil && !o.gone(v) {
+	if v := o.volumes[from.Volume].Value; !heard && v.Owner != nil && reports(o, v.Owner.Node) {
 		// Its node answers and its agent does not: the plugin ends it.
 		o.revoke(v.Name, v.Epoch)
 	}

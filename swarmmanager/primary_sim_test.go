@@ -123,12 +123,14 @@ func (s *sim) observe() *observed {
 	o.services, o.statuses, o.volumes = map[string][]dockerswarm.Service{}, map[string]liveStatus{}, map[string]store.Record[api.Volume]{}
 	o.precise = time.Unix(0, 0).Add(s.now).UTC()
 	o.now = o.precise.Truncate(time.Second)
-	o.steady = s.now-s.settled > api.LeaseDuration+api.LeaderWriteBound+api.LeaseMargin
-	o.silence = func(node string) time.Duration {
-		if at, ok := s.heard[node]; ok {
-			return s.now - at
+	o.steady = s.now-s.settled > hearingTime
+	// The former leader may have renewed leases until this one led, at the latest.
+	o.silence = func(node string) time.Duration { return s.now - max(s.settled, s.heard[node]) }
+	clear(o.reports)
+	for node, at := range s.heard {
+		if s.now-at < api.LeaseDuration {
+			o.reports[node] = api.Report{}
 		}
-		return s.now - s.settled - api.LeaderWriteBound
 	}
 	for i, m := range s.members {
 		service := dockerswarm.Service{ID: m.name}

@@ -206,6 +206,30 @@ func TestAPrimaryWhoseContainerIsGoneIsReplacedAtOnce(t *testing.T) {
 	assert.Equal(t, orders.Primary, "pg-2")
 }
 
+// Neither with a longer lease nor for a new leader is a node that is not heard one whose
+// agent does not answer.
+func TestASilentNodeLosesItsPrimaryWithItsLeaseAndNotSooner(t *testing.T) {
+	p := newPlan(t)
+	r := p.o.volumes["pg-1"]
+	r.Value.Lease = 30 * time.Second
+	p.o.volumes["pg-1"] = r
+	delete(p.o.statuses, "pg-1")
+	delete(p.o.reports, "n1")
+	p.silent["n1"] = 29 * time.Second
+	p.step()
+	p.after(29 * time.Second)
+	assert.Assert(t, p.app.Handover == nil, "%v", p.events)
+	p.silent["n1"] = 31 * time.Second
+	p.step()
+	assert.Assert(t, p.app.Handover != nil)
+
+	p = newPlan(t)
+	delete(p.o.statuses, "pg-1")
+	p.step()
+	p.after(downSilent + time.Second)
+	assert.Assert(t, p.app.Handover != nil, "the node is heard, and the agent is not")
+}
+
 // The leader does not know yet that the standby is gone too when it begins.
 func TestAFailoverThatMissesAVoterSaysWhatToDoWhileItWaits(t *testing.T) {
 	p := newPlan(t)

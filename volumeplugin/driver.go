@@ -179,7 +179,6 @@ func (d driver) Unmount(r *volume.UnmountRequest) error {
 	if err := d.p.waitReady(context.Background()); err != nil {
 		return err
 	}
-	d.p.memberEnded(r.Name)
 	return d.p.volume(r.Name).unmount(r.ID)
 }
 

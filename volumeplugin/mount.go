@@ -464,6 +464,7 @@ func (v *heldVolume) giveUp(h *hold, force bool) error {
 	if !h.leave(force) {
 		return nil
 	}
+	v.p.memberEnded(v.name)
 	v.work.Lock()
 	defer v.work.Unlock()
 	if v.holding() != h {

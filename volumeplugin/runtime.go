@@ -280,9 +280,8 @@ func (r *runtimeVolume) status(age time.Duration) (api.MemberStatus, bool) {
 	return r.last, !r.heard.IsZero() && time.Since(r.heard) <= age
 }
 
-// memberEnded forgets the last word of the agent on a data volume, one container of which
-// has ended, and has the leader learn of it: another member may have to take its place. The
-// agent of a container that still runs speaks again within a second.
+// memberEnded forgets the last word of the agent on a data volume that no container uses any
+// more, and has the leader learn of it: another member may have to take its place.
 func (p *plugin) memberEnded(data string) {
 	p.mu.Lock()
 	r := p.runtimes[data+api.RuntimeSuffix]
