@@ -176,9 +176,13 @@ func (p *plugin) reportOnce(ctx context.Context) error {
 			return err
 		}
 		p.last.Store(int64(p.now()))
+		// Taken before it counts as answered: what a later report leaves out because this
+		// one has said it, the leader answers with "the same".
+		if !answer.Again {
+			p.take(full, answer, sent)
+		}
 		switch again := p.sender.Answered(report, answer); {
 		case !again:
-			p.take(full, answer, sent)
 			return nil
 		case report.Since == 0:
 			return errors.New("the leading manager asks for what it was sent")

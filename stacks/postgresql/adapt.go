@@ -64,7 +64,7 @@ func (s *server) reload(ctx context.Context, role api.Role, orders api.MemberOrd
 		return err
 	}
 	if text != s.loaded {
-		s.settled = false
+		s.settled, s.loaded = false, "" // whatever comes of it: what is on the disk is another
 		if _, err := s.configure(s.dir, role, orders); err != nil {
 			return err
 		}
@@ -74,7 +74,7 @@ func (s *server) reload(ctx context.Context, role api.Role, orders api.MemberOrd
 		}
 		s.loaded = text
 		s.before, _ = strconv.ParseFloat(table[0][1], 64)
-		s.log.Info("reloaded the configuration for changed orders", "follows", s.follows(orders), "sync", orders.Sync)
+		s.log.Info("reloaded the configuration for changed orders", "follows", s.follows(orders), "address", orders.PrimaryAddress, "sync", orders.Sync)
 	}
 	if s.settled {
 		return nil

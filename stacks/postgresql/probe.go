@@ -76,8 +76,10 @@ func (s *server) Probe(ctx context.Context, orders api.MemberOrders) memberagent
 	switch {
 	case primary == "":
 		p.Message = "the primary is being changed"
+		s.idle = idleness{}
 	case identified != nil:
 		p.Message = fmt.Sprintf("connecting to %s; its own WAL sender does not answer: %s", primary, plain(identified))
+		s.idle = idleness{}
 	default:
 		if s.why.primary != primary || time.Since(s.why.at) > diagnosisInterval {
 			last := s.why
