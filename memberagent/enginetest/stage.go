@@ -27,9 +27,8 @@ import (
 const (
 	// deadline is for slow machines; nothing is meant to take so long.
 	deadline = time.Minute
-	// soon is how long after the end of its context a method may take to return, on a
-	// machine that is busy with other tests and its disk.
-	soon = 6 * time.Second
+	// soon is how long after the end of its context a method may take to return.
+	soon = 3 * time.Second
 	// fenced is how long after the end of the lease something may still run.
 	fenced = time.Second
 
@@ -531,19 +530,24 @@ func (n *node) interrupt(round int, method string, orders api.MemberOrders, usua
 	if round == 0 {
 		moment /= 20 // once near its beginning
 	}
+	ended := make(chan struct{})
+	go func() {
+		<-call.Done // tells it once
+		close(ended)
+	}()
 	select {
-	case <-call.Done:
+	case <-ended:
 	case <-time.After(moment):
 	}
 	if round%2 == 0 {
 		n.restart()
-		<-call.Done
+		<-ended
 		return call.Error == nil && call.Reply.(*Reply).Err == ""
 	}
 	n.revoke()
 	n.gone()
 	select {
-	case <-call.Done:
+	case <-ended:
 	case <-time.After(soon):
 		n.Fatalf("%s of %s has not returned %s after the lease ended", method, n.name, soon)
 	}
