@@ -137,6 +137,9 @@ func aStandbyIsRebuilt(t *testing.T) {
 	whole, err := s.inside(t, ctx, standby, `ls /var/lib/postgresql/data/pgdata/base/1/PG_VERSION; psql -U postgres -Atc "SELECT count(*) FROM kept"`)
 	assert.NilError(t, err)
 	assert.Check(t, is.Contains(whole, "100"))
+	operations, err := s.CLI(ctx, "operation", "ls", "--format", "{{.Name}} {{.Kind}} {{.State}}")
+	assert.NilError(t, err)
+	assert.Check(t, is.Contains(operations, s.operations(t, ctx)[0]+" rebuild done"))
 	story := s.lastOperation(t, ctx)
 	assert.Check(t, is.Contains(story, "replacing the data of "+standby.Member+" by a copy of "), story)
 	// What it has is counted on again.
