@@ -16,8 +16,8 @@ const (
 	diskVolumeSize  = "1GiB"
 	diskByHandSize  = "1G"
 	diskFile        = 512 << 20
-	diskRepetitions = 40 // pairs differ by some percent, their median by less than the goal allows
-	diskSlice       = 300 * time.Millisecond
+	diskRepetitions = 160 // pairs differ by a third, their median by less than the goal allows
+	diskSlice       = 75 * time.Millisecond
 	diskGoal        = 0.97
 )
 
