@@ -374,8 +374,9 @@ func planHandover(o *observed, app *store.Application, event eventFunc) {
 		app.Problems = append(app.Problems, fmt.Sprintf("the primary %s is lost (%s), and nobody can take its place yet: %v", h.From, h.Reason, err))
 	}
 	status, heard := o.word(from)
-	if v := o.volumes[from.Volume].Value; !heard && v.Owner != nil && reports(o, v.Owner.Node) {
-		// Its node answers and its agent does not: the plugin ends it.
+	if v := o.volumes[from.Volume].Value; !heard && v.Owner != nil && reports(o, v.Owner.Node) && o.precise.Sub(v.Owner.Since) > downSilent {
+		// Its node answers and its agent does not, though it has had the time: the
+		// plugin ends it.
 		o.revoke(v.Name, v.Epoch)
 	}
 	switch {

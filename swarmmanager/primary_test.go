@@ -284,6 +284,32 @@ func TestAPrimaryWhoseAgentIsSilentIsEndedByItsPlugin(t *testing.T) {
 	assert.DeepEqual(t, p.app.Voters, []string{"pg-3"})
 }
 
+// Its container was just started anew, and its agent not yet: it is not ended for that.
+func TestANewContainerOfTheFormerPrimaryGetsTheTimeToSpeak(t *testing.T) {
+	p := newPlan(t)
+	revoked := ""
+	p.o.revoke = func(volume string, _ uint64) { revoked = volume }
+	owner := *p.o.volumes["pg-1"].Value.Owner
+	give := func(o *api.Owner) {
+		r := p.o.volumes["pg-1"]
+		r.Value.Owner = o
+		p.o.volumes["pg-1"] = r
+	}
+	delete(p.o.statuses, "pg-1")
+	give(nil)
+	p.step()
+	p.after(downFree + time.Second)
+	assert.Assert(t, p.app.Handover != nil, "its container was gone")
+	owner.Since = p.o.precise
+	give(&owner)
+	p.step()
+	p.after(time.Second)
+	assert.Equal(t, revoked, "")
+	assert.Equal(t, p.app.Primary, "pg-1")
+	p.after(downSilent)
+	assert.Equal(t, revoked, "pg-1")
+}
+
 func TestAStartingApplicationKeepsItsPrimary(t *testing.T) {
 	p := newPlan(t)
 	saved := *p.o

@@ -33,6 +33,8 @@ type heldVolume struct {
 	mu   sync.Mutex // guards the following, never held over I/O
 	hold *hold      // nil: this node does not hold the volume
 	job  *mountJob  // nil: nobody is mounting it
+	// fencedAt is when a hold was fenced last, by the plugin's clock; 0: none was.
+	fencedAt time.Duration
 }
 
 // hold is one tenure of this node: from the leader's grant until the volume is

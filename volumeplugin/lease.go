@@ -58,6 +58,9 @@ func (v *heldVolume) fence(h *hold, reason string, flush bool) {
 		return
 	}
 	late := v.p.now() - h.until()
+	v.mu.Lock()
+	v.fencedAt = v.p.now()
+	v.mu.Unlock()
 	// In one goroutine from here: the ioctl can hang on a dead disk, and other
 	// volumes must not wait for that.
 	go func() {
@@ -124,6 +127,29 @@ func (p *plugin) killUsers(v *heldVolume, h *hold) {
 		})
 	}
 	wait.Wait()
+}
+
+// lateAfter is for how long after a fence containers are looked for that Docker was
+// about to start then, and that nobody could kill yet.
+const lateAfter = 2 * time.Minute
+
+// afterFence tells whether the volume was fenced a moment ago, and nobody mounts it anew.
+func (v *heldVolume) afterFence() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.fencedAt != 0 && v.p.now()-v.fencedAt < lateAfter && v.hold == nil && v.job == nil
+}
+
+// killLate kills containers that run on a mount of a volume that was fenced: they have
+// nothing to work on, and only a new container gets a new mount.
+func (v *heldVolume) killLate(ctx context.Context, users []user) {
+	for _, u := range users {
+		if !u.Live || !v.afterFence() {
+			continue
+		}
+		err := v.p.engine.Kill(ctx, u.ID)
+		v.log.Warn("killed a container that started on a fenced volume", "container", u.Name, "error", err)
+	}
 }
 
 // reportLoop renews the leases of this node every api.ReportInterval.

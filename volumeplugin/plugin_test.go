@@ -313,6 +313,28 @@ func TestALostVolumeIsFencedAtOnceAndForgotten(t *testing.T) {
 	assert.DeepEqual(t, n.engine.killed(), []string{"c1"})
 }
 
+// Docker was about to start a container when its volume was fenced: it would run on
+// nothing for ever.
+func TestAContainerThatStartsOnAFencedVolumeIsKilled(t *testing.T) {
+	l := newLeader()
+	l.declare("v", nil)
+	n := newNode(t, "a", t.TempDir(), l)
+	n.mustMount("v", "id")
+	l.set(func() { l.records["v"].Owner, l.records["v"].Epoch = &api.Owner{Node: "b"}, 9 })
+	eventually(t, "let go", func() bool { return n.plugin.volume("v").holding() == nil && !n.mounted("v") })
+	n.engine.set("v", user{ID: "late", Live: true}, user{ID: "old"})
+	n.engine.set("w", user{ID: "another", Live: true})
+	eventually(t, "killed", func() bool { return slices.Contains(n.engine.killed(), "late") })
+	assert.DeepEqual(t, n.engine.killed(), []string{"late"})
+
+	// The next one has a mount of its own.
+	l.set(func() { l.records["v"].Owner = nil })
+	n.mustMount("v", "next")
+	n.engine.set("v", user{ID: "next", Live: true})
+	n.plugin.reconcileAll(context.Background())
+	assert.DeepEqual(t, n.engine.killed(), []string{"late"})
+}
+
 func TestALeaseIsCountedFromWhenTheReportWasSent(t *testing.T) {
 	l := newLeader()
 	l.declare("v", nil)

@@ -191,7 +191,7 @@ func (p *plugin) reconcileAll(ctx context.Context) {
 	}
 	p.mu.Unlock()
 	for _, v := range p.all() {
-		if v.holding() != nil {
+		if v.holding() != nil || v.afterFence() {
 			names = append(names, v.name)
 		}
 	}
@@ -210,7 +210,9 @@ func (p *plugin) reconcileAll(ctx context.Context) {
 		v := p.volume(name)
 		if h := v.holding(); h != nil {
 			v.settle(h, users[name], err == nil)
+			continue
 		}
+		v.killLate(ctx, users[name])
 	}
 	p.cleanRuntimes(ctx)
 }

@@ -31,6 +31,9 @@ func fillAndExpand(t *testing.T, fs, size, larger string) {
 	_, err := s.CLI(ctx, "create", "postgresql", "full", "--replicas", "3", "--volume-size", size, "--filesystem", fs, "--yes")
 	assert.NilError(t, err)
 	defer func() {
+		if t.Failed() {
+			s.tell(t, ctx, "full")
+		}
 		s.stopClients(ctx, "full") // it uses the application's network
 		s.removeApplication(t, ctx, "full")
 	}()

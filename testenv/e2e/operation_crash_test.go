@@ -14,6 +14,7 @@ import (
 
 	"github.com/openmanage/openmanage/testenv/cluster"
 	"github.com/openmanage/openmanage/testenv/images"
+	"github.com/openmanage/openmanage/testenv/product"
 )
 
 // Programs of a server that has the wrong version, and of one that never answers.
@@ -39,6 +40,39 @@ func (s *suite) broken(t *testing.T, ctx context.Context, name, program string) 
 	assert.NilError(t, err)
 }
 
+// aStandby stands in a command for the name of one, a fenced one if there is.
+const aStandby = "STANDBY"
+
+// goesOn are the cases that begin with what the one before them has left.
+var goesOn = map[string]bool{"start": true, "scale in": true, "unfence": true}
+
+// standbyOf returns a standby, a fenced one if there is.
+func (s *suite) standbyOf(t *testing.T, ctx context.Context) string {
+	t.Helper()
+	members, err := s.Members(ctx, "pg")
+	assert.NilError(t, err)
+	found := ""
+	for _, m := range members {
+		if m.State == "fenced" {
+			return m.Member
+		}
+		if m.Role != "primary" {
+			found = m.Member
+		}
+	}
+	assert.Assert(t, found != "", "%+v", members)
+	return found
+}
+
+func (s *suite) state(t *testing.T, ctx context.Context, member string) string {
+	t.Helper()
+	members, err := s.Members(ctx, "pg")
+	assert.NilError(t, err)
+	i := slices.IndexFunc(members, func(m product.Member) bool { return m.Member == member })
+	assert.Assert(t, i >= 0, "%+v", members)
+	return members[i].State
+}
+
 // The leading manager dies at every write of an operation, once each. Whoever leads
 // next brings it to its end, and nobody who uses the database notices.
 func TestOperationsOutliveTheirLeaders(t *testing.T) {
@@ -50,6 +84,7 @@ func TestOperationsOutliveTheirLeaders(t *testing.T) {
 		before  func(t *testing.T, s *suite, ctx context.Context)
 		fails   string
 		stopped bool // nobody can write meanwhile
+		fenced  bool // a standby is, afterwards
 		only    bool // with make chaos
 	}{
 		{
@@ -92,6 +127,18 @@ func TestOperationsOutliveTheirLeaders(t *testing.T) {
 			doc: "expand", command: []string{"volume", "expand", "pg", "--size", "1100MiB"}, only: true,
 			points: []string{"operation:expand", "expand:recorded", "operation:ending", "operation:ended"},
 		},
+		{
+			doc: "rebuild", command: []string{"rebuild", aStandby}, only: true,
+			points: []string{"operation:rebuild", "member:recorded", "operation:ending", "operation:ended"},
+		},
+		{
+			doc: "fence", command: []string{"fence", aStandby, "on"}, only: true, fenced: true,
+			points: []string{"operation:fence", "member:recorded", "operation:ending", "operation:ended"},
+		},
+		{
+			doc: "unfence", command: []string{"fence", aStandby, "off"}, only: true,
+			points: []string{"operation:unfence", "member:recorded", "operation:ending", "operation:ended"},
+		},
 	} {
 		if tc.only && !long() {
 			continue
@@ -103,8 +150,12 @@ func TestOperationsOutliveTheirLeaders(t *testing.T) {
 		t.Run(tc.doc, func(t *testing.T) {
 			s, ctx := swarm(t)
 			s.withFailpoints(t, ctx)
-			if tc.doc != "start" && tc.doc != "scale in" {
+			if !goesOn[tc.doc] {
 				s.database(t, ctx, 100)
+			}
+			command := slices.Clone(tc.command)
+			if i := slices.Index(command, aStandby); i >= 0 {
+				command[i] = s.standbyOf(t, ctx)
 			}
 			if tc.before != nil {
 				tc.before(t, s, ctx)
@@ -115,7 +166,7 @@ func TestOperationsOutliveTheirLeaders(t *testing.T) {
 			}
 			died := s.killAt(t, ctx, points...)
 			began := time.Now()
-			_, err := s.CLI(ctx, tc.command...)
+			_, err := s.CLI(ctx, command...)
 			if tc.fails == "" {
 				assert.NilError(t, err)
 			} else {
@@ -126,6 +177,8 @@ func TestOperationsOutliveTheirLeaders(t *testing.T) {
 			switch {
 			case tc.stopped:
 				return
+			case tc.fenced:
+				assert.Equal(t, s.state(t, ctx, command[1]), "fenced")
 			case tc.doc == "scale out":
 				_, err := s.WaitHealthy(ctx, "pg", 4, time.Minute)
 				assert.NilError(t, err)

@@ -108,6 +108,9 @@ func (s *suite) serverStartedAt(ctx context.Context, m product.Member) (string, 
 // after it has said what can be lost.
 func TestNobodyIsPromotedWhileAVoterIsMissing(t *testing.T) {
 	s, ctx := swarm(t)
+	if long() {
+		s.withFailpoints(t, ctx)
+	}
 	s.database(t, ctx, 100)
 	members := s.sameDatabase(t, ctx, 100)
 	former := primary(t, members)
@@ -171,6 +174,22 @@ func TestNobodyIsPromotedWhileAVoterIsMissing(t *testing.T) {
 	pass(ctx, 2*api.LeaseDuration) // what must not happen
 	standby()
 
+	if long() { // the leading manager dies at each of its steps
+		died := s.killAt(t, ctx, "handover:recorded", "primary:recorded", "operation:ending", "operation:ended")
+		defer func() {
+			assert.DeepEqual(t, died(), []string{"handover:recorded", "operation:ended", "operation:ending", "primary:recorded"})
+		}()
+		go func() { // Swarm starts no manager again on nodes that take no tasks
+			_ = product.Until(ctx, time.Minute, "a manager that died", func(ctx context.Context) error {
+				out, _, err := s.node(t, left.Node).Exec(ctx, "ls", failpoints)
+				if err == nil && strings.Contains(out, "handover:recorded") {
+					err = errors.New("not yet")
+				}
+				return err
+			})
+			nodes(ctx, "active")
+		}()
+	}
 	out, err := s.CLI(ctx, "promote", "pg", "--force", "--yes")
 	assert.NilError(t, err)
 	assert.Check(t, is.Contains(out, left.Member))

@@ -88,7 +88,7 @@ func swarm(t *testing.T) (*suite, context.Context) {
 		heal, done := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer done()
 		if t.Failed() {
-			s.tell(t, heal)
+			s.tell(t, heal, "pg")
 		}
 		if first, err := s.c.Node(1); err == nil && s.Via.Number != first.Number {
 			s.Via = first
@@ -101,11 +101,11 @@ func swarm(t *testing.T) (*suite, context.Context) {
 }
 
 // tell logs what an operator would look at, as long as what a test has broken is broken.
-func (s *suite) tell(t *testing.T, ctx context.Context) {
+func (s *suite) tell(t *testing.T, ctx context.Context, application string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	for _, command := range [][]string{{"ps", "pg"}, {"events", "pg"}, {"logs", "pg", "--tail", "60", "--timestamps"}} {
+	for _, command := range [][]string{{"ps", application}, {"events", application}, {"logs", application, "--tail", "60", "--timestamps"}} {
 		out, err := s.CLI(ctx, command...)
 		lines := strings.Split(strings.TrimSpace(out), "\n")
 		lines = lines[max(0, len(lines)-200):]
