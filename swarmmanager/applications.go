@@ -413,7 +413,7 @@ func planApplication(o *observed, name string, old store.Application, exists boo
 	event := func(member, kind, format string, args ...any) {
 		events = append(events, store.Event{Time: o.now, Member: member, Kind: kind, Text: fmt.Sprintf(format, args...)})
 	}
-	next := old
+	next := byThisClock(o, old)
 	next.Name, next.Problems = name, nil
 	services := o.services[name]
 	if len(services) == 0 {

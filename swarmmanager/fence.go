@@ -79,7 +79,8 @@ func fencedMembers(app store.Application) string {
 type verdict struct {
 	step   string
 	change func(*store.Member)
-	event  string // about the change
+	event  string        // about the change
+	reseed *store.Reseed // is written with step
 	state  store.OperationState
 	why    string // of an end that is not a success
 }
@@ -104,6 +105,7 @@ type memberOperation struct {
 	by     string
 	cancel bool
 	step   string        // that it is at
+	reseed *store.Reseed // what was decided of a snapshot
 	waited time.Duration // since then
 }
 
@@ -129,7 +131,12 @@ func (m *Manager) onMember(plan memberPlanner) executor {
 		}
 		v := planMember(o, &r.Value, asked(o, op, req), plan)
 		if v.step != "" {
-			if op, err = m.step(ctx, op, v.step); err != nil {
+			var edits []func(*store.Operation)
+			if v.reseed != nil {
+				v.reseed.Since = o.now
+				edits = append(edits, func(op *store.Operation) { op.Reseed = v.reseed })
+			}
+			if op, err = m.step(ctx, op, v.step, edits...); err != nil {
 				return err
 			}
 		}
@@ -146,7 +153,7 @@ func (m *Manager) onMember(plan memberPlanner) executor {
 }
 
 func asked(o *observed, op store.Record[store.Operation], req store.MemberRequest) memberOperation {
-	result := memberOperation{name: op.Name, kind: op.Value.Kind, req: req, by: op.Value.By, cancel: op.Value.Cancel, step: op.Value.Step}
+	result := memberOperation{name: op.Name, kind: op.Value.Kind, req: req, by: op.Value.By, cancel: op.Value.Cancel, step: op.Value.Step, reseed: op.Value.Reseed}
 	if steps := op.Value.Steps; len(steps) > 0 {
 		result.waited = o.now.Sub(steps[len(steps)-1].Time)
 	}

@@ -50,8 +50,10 @@ type world struct {
 	deaths int
 	starts map[string]int // containers, by member
 	tasks  int
-	copies int      // of data, by Rebuild
-	writer []string // what was written, for the log
+	copies int // of data, by Rebuild
+	// noSnapshots: no node can make one. deaf: none carries out such an order.
+	noSnapshots, deaf bool
+	writer            []string // what was written, for the log
 }
 
 // played is a member, its node and its container.
@@ -72,7 +74,7 @@ func newWorld(t *testing.T) *world {
 		spec.TaskTemplate.ContainerSpec.Image = "postgres:17"
 		w.create(spec)
 		_, err := store.Create(t.Context(), w.store, store.KindVolume, member, api.Volume{
-			VolumeSpec: api.VolumeSpec{Name: member, Application: "pg", Member: member, Size: 1 << 30}, Phase: api.PhaseReady, Location: "shared", Device: member + ".img",
+			VolumeSpec: api.VolumeSpec{Name: member, Application: "pg", Member: member, Size: 1 << 30}, Phase: api.PhaseReady, Location: "shared", Device: member + ".img", UUID: "uuid of " + member,
 		})
 		assert.NilError(t, err)
 	}
@@ -140,7 +142,7 @@ func (w *world) round(m *Manager) error {
 	for _, s := range w.list {
 		o.services["pg"] = append(o.services["pg"], *s)
 	}
-	report := api.Report{Storage: api.Storage{Location: "shared", Reflink: true}}
+	report := api.Report{Storage: api.Storage{Location: "shared", Reflink: !w.noSnapshots}}
 	for name, p := range w.members {
 		if p.running != 0 {
 			o.statuses[name] = liveStatus{node: "n1", MemberStatus: p.status}
@@ -162,6 +164,9 @@ func (w *world) round(m *Manager) error {
 	}
 	_, orders := m.volumeOrders(report, slices.Collect(maps.Keys(w.members)), o.volumes)
 	for _, order := range orders {
+		if w.deaf {
+			break
+		}
 		w.members[order.Name].snapshots = append(w.members[order.Name].snapshots, order.Device)
 	}
 	var helper api.HelperReport
@@ -531,9 +536,25 @@ func TestAnOperationIsFinishedByWhoeverLeadsNext(t *testing.T) {
 		},
 		{
 			doc: "rebuild", kind: store.OperationRebuild, request: store.MemberRequest{Member: "pg-2"},
+			before: func(w *world) { w.noSnapshots = true },
 			check: func(t *testing.T, w *world, _ store.Operation, app store.Application) {
 				assert.Equal(t, w.copies, 1)
 				assert.DeepEqual(t, app.Sync, []string{"pg-2", "pg-3"})
+				assert.Equal(t, len(w.starts), 0)
+			},
+		},
+		{
+			doc: "rebuild by a snapshot", kind: store.OperationRebuild, request: store.MemberRequest{Member: "pg-2"},
+			check: func(t *testing.T, w *world, op store.Operation, app store.Application) {
+				assert.Equal(t, w.copies, 0)
+				assert.DeepEqual(t, app.Sync, []string{"pg-2", "pg-3"})
+				assert.DeepEqual(t, w.starts, map[string]int{"pg-2": 1})
+				assert.DeepEqual(t, w.members["pg-3"].snapshots, []string{op.Reseed.Device})
+				v, err := store.Get[api.Volume](t.Context(), w.store, store.KindVolume, "pg-2")
+				assert.NilError(t, err)
+				assert.Equal(t, v.Value.Device, op.Reseed.Device)
+				assert.Equal(t, v.Value.Former, "pg-2.img")
+				assert.Equal(t, v.Value.UUID, "uuid of pg-3")
 			},
 		},
 		{

@@ -49,7 +49,7 @@ func (m *Manager) executors() map[string]executor {
 		store.OperationScale:      m.scaleMembers,
 		store.OperationFence:      m.onMember(planFence),
 		store.OperationUnfence:    m.onMember(planUnfence),
-		store.OperationRebuild:    m.onMember(planRebuild),
+		store.OperationRebuild:    m.rebuild,
 		store.OperationConfig:     m.configure,
 	}
 }

@@ -593,3 +593,18 @@ func TestAnOrderlyHandoverOfASilentPrimaryBecomesAFailover(t *testing.T) {
 	p.after(orderlyPatience + time.Second)
 	assert.Assert(t, !p.app.Handover.Orderly)
 }
+
+// The leader of before had a clock that is five minutes ahead of this one's.
+func TestAFailoverDoesNotWaitForAnotherManagersClock(t *testing.T) {
+	p := newPlan(t)
+	down := p.o.precise.Add(5 * time.Minute)
+	p.app.PrimaryDown = &down
+	delete(p.o.statuses, "pg-1")
+	r := p.o.volumes["pg-1"]
+	r.Value.Owner = nil
+	p.o.volumes["pg-1"] = r
+	p.step()
+	assert.Assert(t, p.app.Handover == nil)
+	p.after(2 * time.Second)
+	assert.Assert(t, p.app.Handover != nil)
+}

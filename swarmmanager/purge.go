@@ -38,6 +38,9 @@ func (m *Manager) purge(ctx context.Context, o *observed, op store.Record[store.
 			return m.end(ctx, op, store.OperationFailed, fmt.Sprintf("volume %s is in use on node %s; remove its application or container first", name, v.Owner.Hostname))
 		case len(uses[name]) > 0:
 			return m.end(ctx, op, store.OperationFailed, fmt.Sprintf("volume %s is wanted by task %s; remove its service first", name, uses[name][0].Task))
+		case v.Former != "":
+			_, err := m.step(ctx, op, "waiting until a node has deleted the device that its own has taken the place of")
+			return err
 		}
 		if _, err := m.step(ctx, op, "deleting the data"); err != nil {
 			return err
@@ -71,7 +74,8 @@ func (m *Manager) purgers(v api.Volume) []string {
 	return nodes
 }
 
-// purgeOrders tells the caller's node which devices to delete.
+// purgeOrders tells the caller's node which devices to delete: those of volumes that
+// are deleted, and those that others have taken the place of.
 func (m *Manager) purgeOrders(ctx context.Context, r api.Report) ([]api.PurgeOrder, error) {
 	view, err := m.volumes.look(ctx)
 	if err != nil {
@@ -83,10 +87,16 @@ func (m *Manager) purgeOrders(ctx context.Context, r api.Report) ([]api.PurgeOrd
 			orders = append(orders, api.PurgeOrder{Name: v.Name, Device: v.Device, Location: v.Location})
 		}
 	}
+	for _, name := range view.former {
+		if v := view.all[name].Value; !v.Purging && v.Location == r.Storage.Location {
+			orders = append(orders, api.PurgeOrder{Name: v.Name, Device: v.Former, Location: v.Location})
+		}
+	}
 	return orders, nil
 }
 
-// purged removes the records of volumes whose devices the caller has deleted.
+// purged removes the records of volumes whose devices the caller has deleted, and
+// forgets former devices.
 func (m *Manager) purged(ctx context.Context, report api.Report) {
 	var applications []string
 	for _, o := range report.Purged {
@@ -99,6 +109,9 @@ func (m *Manager) purged(ctx context.Context, report api.Report) {
 				applications = append(applications, r.Value.Application)
 				m.log.Info("purged", "volume", name)
 			}
+		}
+		if err == nil && r.Value.Former == o.Device && r.Value.Location == o.Location {
+			_, err = m.volumes.change(ctx, r, func(n *api.Volume) { n.Former = "" })
 		}
 		unlock()
 		var refused *api.Error

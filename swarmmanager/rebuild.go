@@ -16,6 +16,8 @@ func planRebuild(o *observed, app *store.Application, m store.Member, op memberO
 	s, heard := o.word(m)
 	void := fmt.Sprintf("taking the order back from %s", m.Name)
 	switch {
+	case op.reseed != nil && op.reseed.Device != "":
+		return keepAside(m, op)
 	case m.Rebuild == op.name:
 		return rebuilding(app, m, op, s, heard, void)
 	case op.cancel && op.step == void && op.waited < voterPatience:
@@ -35,6 +37,9 @@ func planRebuild(o *observed, app *store.Application, m store.Member, op memberO
 	}
 	switch why := spare(o, app, m.Name); {
 	case !counted(app, m.Name), why != "" && op.req.Force:
+		if source, ok := seedFor(o, *app, m); ok && op.reseed == nil {
+			return reseedFrom(source, m, op)
+		}
 		return waitFor("%s", copying(app, m)).with("its data is replaced by a copy, as "+op.by+" wants", func(m *store.Member) { m.Aside, m.Rebuild = op.name, op.name })
 	case why != "":
 		return refuseTo("%s; to rebuild it all the same: docker openmanage rebuild %s --force", why, m.Name).with("", dropAside)

@@ -123,6 +123,7 @@ type volumeView struct {
 	ownedBy map[string][]string                 // names, by node
 	of      map[string][]string                 // names, by application
 	purging []string
+	former  []string // those with a former device that is to be deleted
 }
 
 func viewOf(records map[string]store.Record[api.Volume]) *volumeView {
@@ -136,6 +137,9 @@ func viewOf(records map[string]store.Record[api.Volume]) *volumeView {
 		}
 		if r.Value.Purging {
 			view.purging = append(view.purging, name)
+		}
+		if r.Value.Former != "" {
+			view.former = append(view.former, name)
 		}
 	}
 	return view

@@ -99,6 +99,14 @@ func (v *heldVolume) busy() bool {
 	return v.hold != nil || v.job != nil
 }
 
+// hasOther tells whether the volume is mounted here from another device than this one,
+// which is a former one then.
+func (v *heldVolume) hasOther(device string) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.job == nil && v.hold != nil && v.hold.isMounted() && v.hold.record().Device != device
+}
+
 func (h *hold) saved() savedHold {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -339,7 +339,7 @@ func (p *plugin) purge(o api.PurgeOrder) {
 		return // the order is repeated
 	}
 	defer v.work.Unlock()
-	if v.busy() {
+	if v.busy() && !v.hasOther(o.Device) {
 		p.log.Warn("a volume that is to be deleted is still in use here", "volume", o.Name)
 		return
 	}

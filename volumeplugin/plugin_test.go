@@ -784,6 +784,27 @@ func TestAPurgeOrderDeletesTheDeviceUnlessItIsInUse(t *testing.T) {
 	})
 }
 
+// The volume has another device by now, a snapshot of another one's.
+func TestAFormerDeviceIsDeletedWhileTheVolumeIsInUse(t *testing.T) {
+	l := newLeader()
+	l.declare("v", nil)
+	n := newNode(t, "a", t.TempDir(), l)
+	n.mustMount("v", "id")
+	assert.NilError(t, os.WriteFile(n.image("v-4567.img"), []byte("former"), 0o600))
+	order := api.PurgeOrder{Name: "v", Device: "v-4567.img", Location: n.plugin.backend.Storage().Location}
+	l.set(func() { l.purge = []api.PurgeOrder{order} })
+	eventually(t, "deleted and reported", func() bool {
+		n.plugin.kick()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		_, err := os.Stat(n.image("v-4567.img"))
+		return os.IsNotExist(err) && slices.Contains(l.reports[len(l.reports)-1].Purged, order)
+	})
+	_, err := os.Stat(n.image("v-0123.img"))
+	assert.NilError(t, err, "it is mounted")
+	assert.Assert(t, n.mounted("v"))
+}
+
 // A share is mounted over the folder, or away from it, between report and order.
 func TestAPurgeOrderForAnotherFolderIsNeitherCarriedOutNorReported(t *testing.T) {
 	l := newLeader()

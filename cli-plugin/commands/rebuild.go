@@ -17,10 +17,11 @@ func rebuildCommand(dockerCLI command.Cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rebuild [OPTIONS] MEMBER",
 		Short: "Replace the data of a standby by a fresh copy of the primary's",
-		Long: `Stop the server of a standby, copy the primary's data over the network in the place
-of its own, and have it follow again. The old data stays until the copy is whole if
-the volume has space for both. Commits no longer wait for the standby before its data
-is touched, until it follows again.`,
+		Long: `Replace the data of a standby, and have it follow again. Where another standby's
+node can make a snapshot of its volume, that takes the place of this one's: nothing
+is copied. Else its server copies the primary's data over the network; the old data
+stays until the copy is whole if the volume has space for both. Commits no longer
+wait for the standby before its data is touched, until it follows again.`,
 		Args: cli.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.member = args[0]

@@ -49,6 +49,8 @@ type Volume struct {
 	UUID string `json:"uuid"`
 	// Device names the backend's device: for file, the image's file name.
 	Device string `json:"device"`
+	// Former is a device that Device has taken the place of, and that is to be deleted.
+	Former string `json:"former,omitempty"`
 	// Location is where the device lies: for file, the ID of the folder.
 	Location string `json:"location,omitempty"`
 	// Epoch grows with each new owner. A device of an older epoch is fenced.

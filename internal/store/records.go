@@ -329,6 +329,15 @@ type Scale struct {
 	Since time.Time `json:"since,omitzero"`
 }
 
+// Reseed is how far a rebuild by a snapshot has come.
+type Reseed struct {
+	// Device is the snapshot of the volume Source that takes the place of the member's.
+	// "": there is none, and the member copies the database by itself.
+	Device string    `json:"device,omitempty"`
+	Source string    `json:"source,omitempty"`
+	Since  time.Time `json:"since,omitzero"`
+}
+
 // ConfigRequest is what is asked of the settings of an application.
 type ConfigRequest struct {
 	Set   map[string]string `json:"set,omitempty"`
@@ -401,5 +410,6 @@ type Operation struct {
 	Steps  []OperationStep `json:"steps,omitempty"` // begun, in order
 	Roll   *Roll           `json:"roll,omitempty"`
 	Scale  *Scale          `json:"scale,omitempty"`
+	Reseed *Reseed         `json:"reseed,omitempty"`
 	Config *Config         `json:"config,omitempty"`
 }

@@ -129,7 +129,7 @@ func TestOperationsOutliveTheirLeaders(t *testing.T) {
 		},
 		{
 			doc: "rebuild", command: []string{"rebuild", aStandby}, only: true,
-			points: []string{"operation:rebuild", "member:recorded", "operation:ending", "operation:ended"},
+			points: []string{"operation:rebuild", "member:recorded", "rebuild:snapshot", "rebuild:exchanged", "operation:replicas", "operation:ending", "operation:ended"},
 		},
 		{
 			doc: "fence", command: []string{"fence", aStandby, "on"}, only: true, fenced: true,
