@@ -93,12 +93,22 @@ func (n *Node) Start(ctx context.Context) error {
 	return n.waitEngine(ctx)
 }
 
-// Pause freezes everything on the node, as a hypervisor that suspends a machine.
+// freezes is how often it is tried to freeze a node.
+const freezes = 10
+
+// Pause freezes everything on the node, as a hypervisor that suspends a machine. A node
+// whose processes come and go by the hundred may escape once or twice.
 func (n *Node) Pause(ctx context.Context) error {
 	if state, err := n.State(ctx); err != nil || state == "paused" {
 		return err
 	}
-	_, err := host.Docker(ctx, "pause", n.Container())
+	var err error
+	for range freezes {
+		_, err = host.Docker(ctx, "pause", n.Container())
+		if err == nil || !strings.Contains(err.Error(), "unable to freeze") {
+			return err
+		}
+	}
 	return err
 }
 
