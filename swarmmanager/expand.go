@@ -207,6 +207,19 @@ func (s *snapshots) want(volume, device string) (api.SnapshotResult, bool) {
 	return r, ok
 }
 
+// made tells whether the snapshot that was begun at since is there; problem: it will not
+// be.
+func (s *snapshots) made(o *observed, volume, device string, since time.Time) (made bool, problem string) {
+	result, said := s.want(volume, device)
+	switch {
+	case said && result.Error != "":
+		return false, "no snapshot (" + result.Error + ")"
+	case !said && (o.volumes[volume].Value.Owner == nil || o.now.Sub(since) > snapshotPatience):
+		return false, "no snapshot in time"
+	}
+	return said, ""
+}
+
 func (s *snapshots) forget(device string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -99,21 +99,15 @@ func (m *Manager) reseed(ctx context.Context, o *observed, op store.Record[store
 		}
 		return m.fail(ctx, op, "%s has become the primary", member.Name)
 	}
-	source := o.volumes[state.Source].Value
-	result, said := m.snapshots.want(state.Source, state.Device)
-	late := !said && (source.Owner == nil || o.now.Sub(state.Since) > snapshotPatience)
-	if said && result.Error != "" || late {
-		why := result.Error
-		if late {
-			why = "it was not made in time"
-		}
+	made, problem := m.snapshots.made(o, state.Source, state.Device, state.Since)
+	switch {
+	case problem != "":
 		if err := back(); err != nil {
 			return err
 		}
-		_, err := m.step(ctx, op, "no snapshot ("+why+"): "+member.Name+" copies the database", func(v *store.Operation) { v.Reseed = &store.Reseed{} })
+		_, err := m.step(ctx, op, problem+": "+member.Name+" copies the database", func(v *store.Operation) { v.Reseed = &store.Reseed{} })
 		return err
-	}
-	if !said {
+	case !made:
 		return nil
 	}
 	failpoint.Hit("rebuild:snapshot")
@@ -126,7 +120,7 @@ func (m *Manager) reseed(ctx context.Context, o *observed, op store.Record[store
 	if o.volumes[member.Volume].Value.Owner != nil {
 		return nil
 	}
-	if err := m.volumes.exchange(ctx, member.Volume, state.Device, source); err != nil {
+	if err := m.volumes.exchange(ctx, member.Volume, state.Device, o.volumes[state.Source].Value); err != nil {
 		return err
 	}
 	failpoint.Hit("rebuild:exchanged")

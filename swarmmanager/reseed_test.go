@@ -114,5 +114,5 @@ func TestARebuildWithoutASnapshotGoesOnByACopy(t *testing.T) {
 	for _, s := range op.Steps {
 		steps = append(steps, s.Text)
 	}
-	assert.Check(t, is.Contains(steps, "no snapshot (it was not made in time): pg-2 copies the database"))
+	assert.Check(t, is.Contains(steps, "no snapshot in time: pg-2 copies the database"))
 }

@@ -175,20 +175,14 @@ func (m *Manager) adding(ctx context.Context, o *observed, op store.Record[store
 		return m.end(ctx, op, store.OperationCancelled, fmt.Sprintf("%s was not added", state.Adding))
 	}
 	if _, exists := o.volumes[state.Adding]; state.Device != "" && !exists {
-		result, said := m.snapshots.want(state.Source, state.Device)
+		made, problem := m.snapshots.made(o, state.Source, state.Device, state.Since)
 		switch {
-		case said && result.Error != "":
+		case problem != "":
 			m.snapshots.forget(state.Device)
 			state.Device, state.Source = "", ""
-			_, err := m.step(ctx, op, "no snapshot ("+result.Error+"): "+state.Adding+" copies the database", func(v *store.Operation) { v.Scale = &state })
+			_, err := m.step(ctx, op, problem+": "+state.Adding+" copies the database", func(v *store.Operation) { v.Scale = &state })
 			return err
-		case !said:
-			if o.volumes[state.Source].Value.Owner == nil || o.now.Sub(state.Since) > snapshotPatience {
-				m.snapshots.forget(state.Device)
-				state.Device, state.Source = "", ""
-				_, err := m.step(ctx, op, "no snapshot in time: "+state.Adding+" copies the database", func(v *store.Operation) { v.Scale = &state })
-				return err
-			}
+		case !made:
 			return nil
 		}
 		failpoint.Hit("scale:snapshot")
