@@ -73,8 +73,13 @@ func (c *Client) Members(ctx context.Context) ([]string, error) {
 	c.mu.Lock()
 	known := slices.Clone(c.addresses)
 	c.mu.Unlock()
-	// A Swarm manager that has lost its leader can take long to answer.
-	ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	// A Swarm manager that has lost its leader can take long to answer. That is not
+	// waited for where the managers are known already.
+	patience := 5 * time.Second
+	if len(known) > 0 {
+		patience = 300 * time.Millisecond
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	res, err := c.docker.Info(ctx, client.InfoOptions{})
 	if err != nil {

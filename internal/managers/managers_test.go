@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
@@ -17,9 +19,15 @@ import (
 type engine struct {
 	managers []string
 	err      error
+	takes    time.Duration
 }
 
-func (e *engine) Info(context.Context, client.InfoOptions) (client.SystemInfoResult, error) {
+func (e *engine) Info(ctx context.Context, _ client.InfoOptions) (client.SystemInfoResult, error) {
+	select {
+	case <-time.After(e.takes):
+	case <-ctx.Done():
+		return client.SystemInfoResult{}, ctx.Err()
+	}
 	var peers []swarm.Peer
 	for _, m := range e.managers {
 		peers = append(peers, swarm.Peer{Addr: m + ":2377"})
@@ -44,4 +52,18 @@ func TestAMajorityIsReckonedFromTheManagersThatThereAreNow(t *testing.T) {
 	now, err = c.Members(t.Context())
 	assert.NilError(t, err)
 	assert.Equal(t, len(now), 5, "what was known is kept while the engine is away")
+}
+
+func TestABusyEngineIsWaitedForOnlyUntilTheManagersAreKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &engine{managers: []string{"10.0.0.1"}, takes: 2 * time.Second}
+		c := New(e, swarmpki.New(t.TempDir()))
+		first, err := c.Members(t.Context())
+		assert.NilError(t, err, "a command that has just begun knows no manager yet")
+		assert.Equal(t, len(first), 1)
+		begun := time.Now()
+		_, err = c.Members(t.Context())
+		assert.NilError(t, err)
+		assert.Assert(t, time.Since(begun) < time.Second, "a lease cannot wait for a busy engine")
+	})
 }
