@@ -232,12 +232,6 @@ func (l *lifecycleRun) killNode(ctx context.Context, leading bool) error {
 	if leading {
 		name, node = leaderKilled, leader
 	}
-	l.b.say.Step("lifecycle: having all primaries on %s", node.Name)
-	for _, d := range l.all {
-		if err := d.lead(ctx, node); err != nil {
-			return fmt.Errorf("%s on %s: %w", d.label(), node.Name, err)
-		}
-	}
 	writers := make([]*writer, len(l.all))
 	for i, d := range l.all {
 		if _, err := waitWhole(ctx, d); err != nil {
@@ -246,6 +240,20 @@ func (l *lifecycleRun) killNode(ctx context.Context, leading bool) error {
 		if writers[i], err = l.b.startWriter(ctx, d, l.other(node)); err != nil {
 			return err
 		}
+	}
+	l.b.say.Step("lifecycle: having all primaries on %s", node.Name)
+	for _, d := range l.all {
+		if err := d.lead(ctx, node); err != nil {
+			return fmt.Errorf("%s on %s: %w", d.label(), node.Name, err)
+		}
+	}
+	for _, d := range l.all {
+		if _, err := waitWhole(ctx, d); err != nil {
+			return err
+		}
+	}
+	if err := goOn(ctx, writers, time.Now()); err != nil {
+		return err
 	}
 	l.b.lookFrom(node)
 	from := time.Now()

@@ -42,7 +42,7 @@ type Client struct {
 	// Out is where events are written to, one a line.
 	Out io.Writer
 
-	mu      sync.Mutex // of Out
+	mu      sync.Mutex     // of Out
 	asking  []atomic.Int32 // how many ask a member, while no primary is known
 	primary atomic.Int64
 	lastAck atomic.Int64 // ns
