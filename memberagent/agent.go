@@ -73,6 +73,7 @@ type agent struct {
 	// follow, the supervisor's own; "": none.
 	diverged string
 	rebuilds []string // that were carried out on this volume, the supervisor's own
+	copy     copyAsked
 	// startedWith are the settings (api.ParametersID) that the server was started with,
 	// read those that it has read since; the supervisor's own.
 	startedWith, read string

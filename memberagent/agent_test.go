@@ -79,6 +79,9 @@ func (s *stubbornServer) Probe(ctx context.Context, _ api.MemberOrders) memberag
 }
 
 func (s *stubbornServer) Rejoin(ctx context.Context, o api.MemberOrders, p memberagent.Progress) error {
+	if _, err := os.Stat(s.path("hopeless")); err == nil && o.CopyOnOrder && o.Rebuild == "" {
+		return &memberagent.NeedsCopyError{Why: errors.New("its history is another")}
+	}
 	if o.Rebuild == "" {
 		return s.Join(ctx, o, p)
 	}

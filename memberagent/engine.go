@@ -80,7 +80,9 @@ type Server interface {
 	// should keep what is the same on both, and copies all anew if it cannot, with
 	// the old data in place until the copy is whole where there is space for both.
 	// With orders.Rebuild it keeps nothing and looks at nothing: the data is replaced by
-	// a copy whatever it is, damaged or not. When it returns, Inspect finds data of a standby to Start from. Killed
+	// a copy whatever it is, damaged or not. With orders.CopyOnOrder and without a
+	// Rebuild it copies nothing: where only that helps it returns a *NeedsCopyError, and
+	// the data may be Stale by then. When it returns, Inspect finds data of a standby to Start from. Killed
 	// half-way, Inspect must find either the data as it was, or Stale or Empty data,
 	// or the data of a standby: never data that looks whole and is not, and never
 	// a primary's that is not the old one.
@@ -117,6 +119,12 @@ type Server interface {
 	// connected, and Inspect then says in Data.Position where that ended.
 	Stop(context.Context) error
 }
+
+// NeedsCopyError: data can follow the primary only when all of it is replaced.
+type NeedsCopyError struct{ Why error }
+
+func (e *NeedsCopyError) Error() string { return e.Why.Error() }
+func (e *NeedsCopyError) Unwrap() error { return e.Why }
 
 // Data is what a data directory holds.
 type Data struct {

@@ -125,3 +125,24 @@ func TestARebuildWaitsForThePrimaryWhileTheServerRunsOn(t *testing.T) {
 	m.Order(api.MemberOrders{Role: api.RoleStandby, Primary: "pg-2", Members: []string{"pg-1", "pg-2"}, Initialized: true, Term: 4, Rebuild: "pg.one"})
 	m.Await("the copy", func(s api.MemberStatus) bool { return running(s) && s.Rebuilt == "pg.one" })
 }
+
+func TestDataThatNeedsACopyIsTheLeadersBusinessFirst(t *testing.T) {
+	t.Parallel()
+	m := agenttest.New(t, "pg-1", "stubborn", memberagent.EnvStopGrace+"=100ms")
+	for name, text := range map[string]string{"role": string(api.RolePrimary), "hopeless": ""} {
+		assert.NilError(t, os.WriteFile(filepath.Join(m.Volume, name), []byte(text), 0o600))
+	}
+	orders := api.MemberOrders{Role: api.RoleStandby, Primary: "pg-2", Members: []string{"pg-1", "pg-2"}, Initialized: true, Term: 3, CopyOnOrder: true}
+	m.Order(orders)
+	m.Start()
+	s := m.Await("the question", func(s api.MemberStatus) bool { return s.NeedsCopy != "" && s.Term == 3 })
+	assert.Equal(t, s.NeedsCopy, "its history is another")
+	assert.Equal(t, s.State, api.StateJoining)
+	assert.Equal(t, s.Message, "its data cannot be made to follow pg-2: its history is another; all of it is to be replaced")
+	_, err := os.Stat(filepath.Join(m.Volume, "copies"))
+	assert.Assert(t, os.IsNotExist(err), "it copied without a word")
+
+	orders.Term, orders.Rebuild = 4, "pg.one"
+	m.Order(orders)
+	m.Await("the copy", func(s api.MemberStatus) bool { return s.Rebuilt == "pg.one" && s.NeedsCopy == "" })
+}

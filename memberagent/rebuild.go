@@ -1,12 +1,14 @@
 package memberagent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/renameio/v2"
 
@@ -63,4 +65,42 @@ func (a *agent) sayRebuilt() {
 	if len(a.rebuilds) > 0 && a.status.change(func(s *api.MemberStatus) { s.Rebuilt = a.rebuilds[len(a.rebuilds)-1] }) {
 		a.hurry()
 	}
+}
+
+// copyPatience is how long the leader may take to have data replaced that cannot be
+// made to follow. A snapshot takes seconds.
+const copyPatience = 30 * time.Second
+
+// ownCopy is the Rebuild of a member that copies without having been told to.
+const ownCopy = "itself"
+
+// copyAsked is that the leader was asked to have the data replaced.
+type copyAsked struct {
+	primary string
+	since   time.Duration // by the lease's clock
+}
+
+// copying are the orders for a Rejoin: after copyPatience a copy is made without one.
+func (a *agent) copying(wanted api.MemberOrders) api.MemberOrders {
+	if a.copy.primary != wanted.Primary {
+		a.copy = copyAsked{}
+	}
+	if wanted.CopyOnOrder && wanted.Rebuild == "" && a.copy.primary != "" && a.lease.now()-a.copy.since >= copyPatience {
+		a.log.Warn("the leader has had nothing take the place of the data; copying the primary's")
+		wanted.Rebuild = ownCopy
+	}
+	return wanted
+}
+
+// askForCopy tells the leader that the data cannot be made to follow, and waits for
+// other orders, or for the stop that comes before a snapshot.
+func (a *agent) askForCopy(leaving, term context.Context, orders api.MemberOrders, why *NeedsCopyError) {
+	if a.copy.primary == "" {
+		a.copy = copyAsked{primary: orders.Primary, since: a.lease.now()}
+	}
+	a.log.Warn("the data can follow the primary only when all of it is replaced; waiting for the leader to have that done", "error", why)
+	a.status.change(func(s *api.MemberStatus) { s.NeedsCopy = why.Error() })
+	defer a.status.change(func(s *api.MemberStatus) { s.NeedsCopy = "" })
+	a.say(api.StateJoining, fmt.Sprintf("its data cannot be made to follow %s: %v; all of it is to be replaced", orders.Primary, why))
+	a.pause(leaving, term, orders, max(copyPatience-(a.lease.now()-a.copy.since), firstPause))
 }

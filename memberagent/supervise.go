@@ -251,9 +251,13 @@ func (a *agent) begin(leaving, term context.Context, orders api.MemberOrders) (p
 	case actionJoin:
 		err = a.server.Join(work, wanted, a.progress(api.StateJoining, orders))
 	case actionRejoin:
-		if err = a.server.Rejoin(work, wanted, a.progress(api.StateJoining, orders)); err == nil {
-			a.diverged = ""
+		if err = a.server.Rejoin(work, a.copying(wanted), a.progress(api.StateJoining, orders)); err == nil {
+			a.diverged, a.copy = "", copyAsked{}
 		}
+	}
+	if needs := (*NeedsCopyError)(nil); errors.As(err, &needs) && context.Cause(work) == nil {
+		a.askForCopy(leaving, term, orders, needs)
+		return nil, data, nil
 	}
 	if err == nil && (todo == actionJoin || todo == actionRejoin) {
 		err = a.rebuilt(wanted.Rebuild)

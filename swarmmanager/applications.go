@@ -662,7 +662,7 @@ func (a *applications) orders(s api.MemberStatus) api.MemberOrders {
 			o.Fenced = m.Fenced.String()
 		}
 		if m.Name != app.Primary {
-			o.Rebuild = m.Rebuild
+			o.Rebuild, o.CopyOnOrder = m.Rebuild, true
 		}
 	}
 	switch h := app.Handover; {

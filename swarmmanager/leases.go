@@ -124,7 +124,7 @@ func (l *leases) hear(node string, h heard) (volumes []string) {
 func sameWord(a, b *api.MemberStatus) bool {
 	return a.Member == b.Member && a.State == b.State && a.Role == b.Role && a.Healthy == b.Healthy && a.Initialized == b.Initialized &&
 		a.Term == b.Term && a.Leaving == b.Leaving && a.Named == b.Named && a.Address == b.Address && a.Streaming == b.Streaming && a.SyncNames == b.SyncNames &&
-		a.Parameters == b.Parameters && a.StartedWith == b.StartedWith && a.Refused == b.Refused && a.PendingRestart == b.PendingRestart && a.PrimaryFirst == b.PrimaryFirst
+		a.Parameters == b.Parameters && a.StartedWith == b.StartedWith && a.Refused == b.Refused && a.PendingRestart == b.PendingRestart && a.PrimaryFirst == b.PrimaryFirst && a.NeedsCopy == b.NeedsCopy
 }
 
 // differences names what is in only one of two lists, each in the order of names, or

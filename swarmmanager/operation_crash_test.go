@@ -62,6 +62,7 @@ type played struct {
 	running   uint64 // version of the task's spec that the container is of; 0: it has none
 	spec      string
 	snapshots []string
+	stray     string // why its data cannot be made to follow
 }
 
 func newWorld(t *testing.T) *world {
@@ -210,6 +211,9 @@ func (w *world) act(app store.Application) {
 			p.status.Image, _, _ = strings.Cut(s.Spec.TaskTemplate.ContainerSpec.Image, "@")
 			p.status.State = api.StateStarting
 			w.starts[name]++
+			if w.volume(name).Device != name+".img" {
+				p.stray = "" // it is another's data
+			}
 			w.own(name, &api.Owner{Node: "n1", Hostname: "node1"})
 		case p.running != 0:
 			w.obey(app, p)
@@ -221,6 +225,14 @@ func (w *world) act(app store.Application) {
 			w.own(name, nil)
 		}
 	}
+}
+
+func (w *world) volume(name string) api.Volume {
+	r, err := store.Get[api.Volume](w.t.Context(), w.store, store.KindVolume, name)
+	if !errors.Is(err, store.ErrNotFound) {
+		assert.NilError(w.t, err)
+	}
+	return r.Value
 }
 
 // own is attach and release.
@@ -247,13 +259,16 @@ func (w *world) obey(app store.Application, p *played) {
 	if orders.Role == "" {
 		return
 	}
-	s.Term, s.State, s.Message = orders.Term, api.StateRunning, ""
+	s.Term, s.State, s.Message, s.NeedsCopy = orders.Term, api.StateRunning, "", ""
 	switch {
 	case orders.Fenced != "":
 		s.Role, s.Healthy, s.Streaming, s.State, s.SyncNames = "", false, false, api.StateFenced, ""
 	case orders.Rebuild != "" && s.Rebuilt != orders.Rebuild:
 		w.copies++
+		p.stray = ""
 		s.Rebuilt, s.Healthy, s.Streaming, s.State = orders.Rebuild, false, false, api.StateJoining
+	case p.stray != "" && orders.CopyOnOrder:
+		s.Role, s.Healthy, s.Streaming, s.State, s.NeedsCopy = "", false, false, api.StateJoining, p.stray
 	case orders.Role == api.RolePrimary:
 		s.Role, s.Healthy, s.Streaming, s.SyncNames = api.RolePrimary, true, false, strings.Join(orders.Sync, ",")
 	case orders.Primary == "" && s.Role == api.RolePrimary:

@@ -88,7 +88,7 @@ func (m *Manager) operate(ctx context.Context, o *observed) error {
 	executors := m.executors()
 	busy, waiting := map[string]string{}, map[string]string{} // waiting: for their window
 	begun := othersBegun(records)
-	errs := []error{m.dropOrphans(ctx, o, records)}
+	errs := []error{m.dropOrphans(ctx, o, records), m.orderCopies(ctx, o, records)}
 	for _, r := range records {
 		if r.Value.Ended == nil {
 			// As it is now: what was read before may be from before our own last step.

@@ -2,11 +2,14 @@ package swarmmanager
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/failpoint"
 	"github.com/openmanage/openmanage/internal/store"
 )
 
@@ -66,6 +69,60 @@ func rebuilding(app *store.Application, m store.Member, op memberOperation, s li
 	}
 	// A voter's goes on though it is cancelled: what it had may be gone.
 	return waitFor("%s", copying(app, m))
+}
+
+// byItself is who has asked for what the leading manager has begun by itself.
+const byItself = "OpenManage"
+
+// copyPause is how long after a rebuild of a member the next may begin without having
+// been asked for. The member copies by itself before that (api.MemberOrders.CopyOnOrder).
+const copyPause = 5 * time.Minute
+
+// orderCopies has the data of members replaced that say that it can follow only so: by
+// a snapshot where there can be one.
+func (m *Manager) orderCopies(ctx context.Context, o *observed, records []store.Record[store.Operation]) error {
+	if !o.steady {
+		return nil
+	}
+	var errs []error
+	for name, r := range o.records {
+		for _, member := range r.Value.Members {
+			s, heard := o.word(member)
+			if !heard || s.NeedsCopy == "" || r.Value.Removed != nil || r.Value.Handover != nil || aside(member) || rebuiltLately(o, records, name, member.Name) {
+				continue
+			}
+			errs = append(errs, m.orderCopy(ctx, o, name, member, s))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Manager) orderCopy(ctx context.Context, o *observed, application string, member store.Member, s liveStatus) error {
+	request, err := json.Marshal(store.MemberRequest{Member: member.Name, Force: true})
+	if err != nil {
+		return err
+	}
+	op := store.Operation{Kind: store.OperationRebuild, Target: application, By: byItself, State: store.OperationRequested, Request: string(request), Started: o.now}
+	name := store.OperationName(application)
+	if _, err := store.Create(ctx, m.store, store.KindOperation, name, op); err != nil {
+		return err
+	}
+	failpoint.Hit("rebuild:ordered")
+	m.apps.operations.Changed(name)
+	o.lookAgain()
+	return m.apps.addEvents(ctx, application, []store.Event{{Time: o.now, Member: member.Name, Kind: store.OperationRebuild, Text: "its data cannot be made to follow the primary: " + s.NeedsCopy}})
+}
+
+// rebuiltLately tells whether a rebuild of the member goes on, is asked for, or was
+// begun within copyPause.
+func rebuiltLately(o *observed, records []store.Record[store.Operation], application, member string) bool {
+	return slices.ContainsFunc(records, func(r store.Record[store.Operation]) bool {
+		var req store.MemberRequest
+		if r.Value.Kind != store.OperationRebuild || r.Value.Target != application || json.Unmarshal([]byte(r.Value.Request), &req) != nil {
+			return false
+		}
+		return req.Member == member && (r.Value.Ended == nil || o.now.Sub(r.Value.Started) < copyPause)
+	})
 }
 
 // dropOrphans takes members back that an operation which is no more has left aside.

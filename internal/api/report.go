@@ -217,6 +217,9 @@ type MemberStatus struct {
 	SyncNames string `json:"syncNames,omitempty"`
 	// Rebuilt is the last MemberOrders.Rebuild that was carried out on this volume.
 	Rebuilt string `json:"rebuilt,omitempty"`
+	// NeedsCopy says why the data can follow MemberOrders.Primary only when all of it
+	// is replaced: the member waits for the order (MemberOrders.CopyOnOrder).
+	NeedsCopy string `json:"needsCopy,omitempty"`
 	// Parameters identifies the settings (ParametersID) that the running server has
 	// read, and StartedWith those with which it was started; "": none yet. Refused:
 	// it has not taken them, and why.
@@ -278,6 +281,10 @@ type MemberOrders struct {
 	// Rebuild names an operation that wants the data of a standby replaced by a fresh
 	// copy of Primary's, once: MemberStatus.Rebuilt says that it was.
 	Rebuild string `json:"rebuild,omitempty"`
+	// CopyOnOrder: a standby whose data can follow only when all of it is replaced
+	// says so (MemberStatus.NeedsCopy) and leaves it to the leader how, by Rebuild or by
+	// a snapshot on its volume. If nothing comes of that for a while, it copies.
+	CopyOnOrder bool `json:"copyOnOrder,omitempty"`
 }
 
 // ParametersID tells MemberOrders.Parameters apart; it is never "".

@@ -378,7 +378,15 @@ func TestDataThatCannotBeRewoundIsCopied(t *testing.T) {
 	for _, log := range logsOf(t, m) {
 		assert.NilError(t, os.Remove(log))
 	}
+	c.orders.CopyOnOrder = true
+	c.order()
 	m.Start()
+	asked := m.Await("that it asks first", func(s api.MemberStatus) bool { return s.NeedsCopy != "" })
+	assert.Equal(t, asked.State, api.StateJoining)
+	assert.Equal(t, inode(t, filepath.Join(m.Volume, "pgdata")), data)
+	c.orders.Rebuild = "pg.one"
+	c.orders.Term++
+	c.order()
 	m.Await("a standby", healthy)
 	c.eventually("pg-1", countAll, "1001 1 1001")
 	assert.Assert(t, inode(t, filepath.Join(m.Volume, "pgdata")) != data, "it was not copied")

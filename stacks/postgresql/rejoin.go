@@ -21,7 +21,7 @@ import (
 
 // Rejoin makes the data follow the primary by the cheapest means that does: as it
 // is, if the primary's history goes on from its last record; with pg_rewind; with a
-// fresh copy. A rebuild wants the copy.
+// fresh copy, which a rebuild wants and which other orders may want to be told of first.
 func (s *server) Rejoin(ctx context.Context, orders api.MemberOrders, progress memberagent.Progress) error {
 	s.learn(orders)
 	began := time.Now()
@@ -47,17 +47,22 @@ func (s *server) Rejoin(ctx context.Context, orders api.MemberOrders, progress m
 		if cause := context.Cause(ctx); cause != nil {
 			return cause
 		}
-		var hopeless *cannotRewindError
+		var hopeless *memberagent.NeedsCopyError
 		if err != nil && !errors.As(err, &hopeless) {
 			return err // and try again
 		}
+	} else if orders.Rebuild == "" {
+		err = cannotRewind("it is half replaced by another's, or of another history")
+	}
+	if err != nil && orders.CopyOnOrder {
+		return err
 	}
 	if means == "" {
 		means = "a fresh copy"
 		if orders.Rebuild != "" {
-			s.log.Info("replacing the data by a copy of the primary's, as a user wants", "operation", orders.Rebuild)
+			s.log.Info("replacing the data by a copy of the primary's, as ordered", "operation", orders.Rebuild)
 		} else {
-			s.log.Warn("the data cannot be rewound; copying the primary's", "stale", data.Stale, "error", err)
+			s.log.Warn("the data cannot be rewound; copying the primary's", "error", err)
 		}
 		if err := s.replace(ctx, orders, progress); err != nil {
 			return err
@@ -67,18 +72,13 @@ func (s *server) Rejoin(ctx context.Context, orders api.MemberOrders, progress m
 	return nil
 }
 
-// cannotRewindError: only a fresh copy makes the data follow.
-type cannotRewindError struct{ why error }
-
-func (e *cannotRewindError) Error() string { return e.why.Error() }
-func (e *cannotRewindError) Unwrap() error { return e.why }
-
+// cannotRewind: only a fresh copy makes the data follow.
 func cannotRewind(format string, args ...any) error {
-	return &cannotRewindError{fmt.Errorf(format, args...)}
+	return &memberagent.NeedsCopyError{Why: fmt.Errorf(format, args...)}
 }
 
 // rewind makes whole data a standby's that can follow the primary, and says by what
-// means. If it cannot be done the error is a *cannotRewindError.
+// means. If it cannot be done the error is a *memberagent.NeedsCopyError.
 func (s *server) rewind(ctx context.Context, orders api.MemberOrders, data memberagent.Data, progress memberagent.Progress) (string, error) {
 	timeline, forks, err := s.primaryHistory(ctx, orders)
 	if err != nil {

@@ -174,3 +174,27 @@ func aStandbyIsRebuilt(t *testing.T) {
 	s.sameDatabase(t, ctx, 100)
 	c.lostNothing(t, ctx)
 }
+
+func aFormerPrimaryThatCannotBeRewoundGetsASnapshot(t *testing.T) {
+	s, ctx := swarm(t)
+	s.database(t, ctx, 100)
+	p, _ := s.standbyApart(t, ctx)
+	c := s.startClient(t, ctx, s.other(t))
+	before := len(s.operations(t, ctx))
+	// Without its log it can neither start nor be rewound.
+	_, err := s.inside(t, ctx, p, "cd /var/lib/postgresql/data/pgdata && rm pg_wal/0* && kill -9 $(head -n 1 postmaster.pid)")
+	assert.NilError(t, err)
+	began := time.Now()
+	s.untilMember(t, ctx, p.Member, "the former primary as a standby", func(m product.Member) bool {
+		return m.Health == "healthy" && m.Role == "standby"
+	})
+	t.Logf("back after %s; %s without a write", time.Since(began).Round(time.Second), c.lostNothing(t, ctx))
+	s.sameDatabase(t, ctx, 100)
+	assert.Equal(t, len(s.operations(t, ctx)), before+1)
+	story := s.lastOperation(t, ctx)
+	assert.Check(t, is.Contains(story, "OpenManage"), story)
+	assert.Check(t, is.Contains(story, "replacing the data of "+p.Member+" by a snapshot of "), story)
+	history, err := s.CLI(ctx, "events", "pg")
+	assert.NilError(t, err)
+	assert.Check(t, is.Contains(history, "its data cannot be made to follow the primary"))
+}

@@ -16,6 +16,7 @@ var lanes = map[string][]struct {
 		{"ScaleOutAndIn", scaleOutAndIn},
 		{"SettingsChange", settingsChange},
 		{"AStandbyIsRebuilt", aStandbyIsRebuilt},
+		{"AFormerPrimaryThatCannotBeRewoundGetsASnapshot", aFormerPrimaryThatCannotBeRewoundGetsASnapshot},
 		{"AnUpgradeThatCannotWorkChangesNothing", anUpgradeThatCannotWorkChangesNothing},
 		{"SecondTaskOfAMemberSaysWhoHoldsTheVolume", secondTaskOfAMemberSaysWhoHoldsTheVolume},
 	},
