@@ -57,12 +57,7 @@ func (s *hungryServer) Probe(ctx context.Context, o api.MemberOrders) memberagen
 func smallVolume(t *testing.T, role api.Role, free int64) *agenttest.Member {
 	t.Helper()
 	m := agenttest.New(t, "pg-1", "hungry")
-	assert.NilError(t, unix.Mount("tmpfs", m.Volume, "tmpfs", 0, "size=64m"))
-	t.Cleanup(func() {
-		m.KillAll()
-		assert.NilError(t, unix.Unmount(m.Volume, 0))
-	})
-	m.Answer(func(a *api.AgentAnswer) { a.Device = agenttest.Device(t, m.Volume) })
+	m.Limit("64m")
 	assert.NilError(t, os.WriteFile(filepath.Join(m.Volume, "role"), []byte(role), 0o600))
 	fillUp(t, m, free)
 	return m

@@ -138,7 +138,7 @@ func (a *agent) await(leaving context.Context) (context.Context, api.MemberOrder
 func (a *agent) pause(leaving, term context.Context, orders api.MemberOrders, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
-	full := a.room.isFull()
+	full := a.room.isFull() || a.stuck // it may have got room since that was found
 	for {
 		select {
 		case <-leaving.Done():
@@ -148,7 +148,11 @@ func (a *agent) pause(leaving, term context.Context, orders api.MemberOrders, d 
 		case <-timer.C:
 			return
 		case <-a.news:
-			if now, _, _, _ := a.heard.last(); !sameOrders(orders, *now) || full && !a.room.isFull() {
+			if full && !a.room.isFull() {
+				a.stuck = false
+				return
+			}
+			if now, _, _, _ := a.heard.last(); !sameOrders(orders, *now) {
 				return
 			}
 		}

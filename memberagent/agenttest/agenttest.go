@@ -127,6 +127,20 @@ func Device(t *testing.T, path string) string {
 	return fmt.Sprintf("%d:%d", unix.Major(stat.Dev), unix.Minor(stat.Dev))
 }
 
+// Limit gives the member, which has not started yet, a volume of that size.
+func (m *Member) Limit(size string) {
+	m.t.Helper()
+	if err := unix.Mount("tmpfs", m.Volume, "tmpfs", 0, "size="+size); err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(func() {
+		m.KillAll()
+		// A process that has been killed leaves its files a moment after its directory.
+		Eventually(m.t, func() error { return unix.Unmount(m.Volume, 0) })
+	})
+	m.Answer(func(a *api.AgentAnswer) { a.Device = Device(m.t, m.Volume) })
+}
+
 // OpenSocket starts the plugin.
 func (m *Member) OpenSocket() {
 	m.t.Helper()

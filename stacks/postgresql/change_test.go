@@ -437,12 +437,7 @@ func TestOldDataMakesWayForACopyWhereThereIsNoSpaceForBoth(t *testing.T) {
 	armed := t.TempDir()
 	c := newCluster(t, 2, failpoint.Variable+"="+armed)
 	m := c.members["pg-1"]
-	assert.NilError(t, unix.Mount("tmpfs", m.Volume, "tmpfs", 0, "size=140m"))
-	t.Cleanup(func() {
-		m.KillAll()
-		assert.NilError(t, unix.Unmount(m.Volume, 0))
-	})
-	m.Answer(func(a *api.AgentAnswer) { a.Device = agenttest.Device(t, m.Volume) })
+	m.Limit("140m")
 	c.replicate()
 	c.failOver()
 	for _, log := range logsOf(t, m) {

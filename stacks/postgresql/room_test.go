@@ -17,18 +17,6 @@ import (
 	"github.com/openmanage/openmanage/memberagent/agenttest"
 )
 
-// limited gives a member, which has not started yet, a volume of that size.
-func (c *cluster) limited(name, size string) {
-	c.t.Helper()
-	m := c.members[name]
-	assert.NilError(c.t, unix.Mount("tmpfs", m.Volume, "tmpfs", 0, "size="+size))
-	c.t.Cleanup(func() {
-		m.KillAll()
-		assert.NilError(c.t, unix.Unmount(m.Volume, 0))
-	})
-	m.Answer(func(a *api.AgentAnswer) { a.Device = agenttest.Device(c.t, m.Volume) })
-}
-
 // enlarged is what the plugin does with an XFS volume that is in use.
 func (c *cluster) enlarged(name, size string) {
 	c.t.Helper()
@@ -69,7 +57,7 @@ func TestPrimaryWithoutRoomForItsLogIsBackWithAllItAcknowledged(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
 	m := c.members["pg-1"]
-	c.limited("pg-1", "200m")
+	c.members["pg-1"].Limit("200m")
 	c.bootstrap()
 	c.must("pg-1", "CREATE TABLE t AS SELECT 0 AS n") // with space for more rows
 	c.fill("pg-1")
@@ -87,7 +75,7 @@ func TestStandbyWithoutRoomIsLeftBehindAndComesBack(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3)
 	m := c.members["pg-2"]
-	c.limited("pg-2", "200m")
+	m.Limit("200m")
 	c.replicate()
 	c.fill("pg-2")
 	starves := func(s api.MemberStatus) bool { return !s.Healthy && full(s) }
