@@ -55,6 +55,13 @@ func (n *news) service(id string) {
 // asked says that a user has asked for something.
 func (n *news) asked() { n.note(func(s *subjects) { s.operations = true }) }
 
+// ofServices tells whether Docker says that services have changed.
+func (n *news) ofServices() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.services) > 0
+}
+
 // take returns the news and forgets them.
 func (n *news) take() subjects {
 	n.mu.Lock()

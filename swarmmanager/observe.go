@@ -21,7 +21,7 @@ const (
 	// resyncSoon while something is under way.
 	resync     = 5 * time.Second
 	resyncSoon = 200 * time.Millisecond
-	// gather is for how long news are gathered before they are looked at.
+	// gather is for how long changed services are gathered before they are looked at.
 	gather = 50 * time.Millisecond
 	// silenceTick is how often it looks for nodes that have fallen silent.
 	silenceTick = 250 * time.Millisecond
@@ -52,8 +52,9 @@ func (m *Manager) watch(ctx context.Context) {
 			everything = true
 		case <-soon.C:
 		case <-m.apps.news.wake:
-			// Gather what comes together, such as the services of one stack.
-			if !pause(ctx, gather) {
+			// The services of one stack come together. What a member says others may wait
+			// for, such as clients for the next step of a change of the primary.
+			if m.apps.news.ofServices() && !pause(ctx, gather) {
 				return
 			}
 		}
