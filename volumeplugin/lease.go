@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/openmanage/openmanage/internal/api"
@@ -156,24 +157,36 @@ func (v *heldVolume) killLate(ctx context.Context, users []user) {
 func (p *plugin) reportLoop(ctx context.Context) {
 	tick := time.NewTicker(api.ReportInterval)
 	defer tick.Stop()
+	inRounds(ctx, tick.C, p.report, func() { p.noteLeader(p.reportOnce(ctx)) })
+}
+
+// inRounds calls do now, at every tick and whenever it is asked to. Two calls may be under
+// way, so that one that hangs does not delay the next; what is asked for meanwhile is done
+// as soon as one of them is over.
+func inRounds(ctx context.Context, tick <-chan time.Time, ask chan struct{}, do func()) {
 	var round sync.WaitGroup
 	defer round.Wait()
-	// Two reports may be under way, so that one that hangs does not delay the next.
+	var owed atomic.Bool
 	slots := make(chan struct{}, 2)
 	for {
+		owed.Store(true)
 		select {
 		case slots <- struct{}{}:
+			owed.Store(false)
 			round.Go(func() {
-				defer func() { <-slots }()
-				p.noteLeader(p.reportOnce(ctx))
+				do()
+				<-slots
+				if owed.Swap(false) {
+					kick(ask)
+				}
 			})
-		default:
+		default: // who is under way sees that it is owed
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
-		case <-p.report:
+		case <-tick:
+		case <-ask:
 		}
 	}
 }

@@ -322,9 +322,11 @@ func (p *plugin) saveTimes() error {
 }
 
 // kick asks for a report now.
-func (p *plugin) kick() {
+func (p *plugin) kick() { kick(p.report) }
+
+func kick(ask chan<- struct{}) {
 	select {
-	case p.report <- struct{}{}:
+	case ask <- struct{}{}:
 	default:
 	}
 }
