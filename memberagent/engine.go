@@ -120,7 +120,7 @@ type Server interface {
 	Stop(context.Context) error
 }
 
-// NeedsCopyError: data can follow the primary only when all of it is replaced.
+// NeedsCopyError says that data can follow the primary only when all of it is replaced.
 type NeedsCopyError struct{ Why error }
 
 func (e *NeedsCopyError) Error() string { return e.Why.Error() }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/openmanage/openmanage/internal/api"
@@ -19,12 +20,17 @@ const (
 	settleTimeout = 2 * time.Second
 	reloadTick    = 10 * time.Millisecond
 	receiverTick  = 20 * time.Millisecond
+	// wakeTick is between two attempts of a standby to connect to another primary, for
+	// as many as wakes. Later ones are further apart: wal_retrieve_retry_interval.
+	wakeTick = 50 * time.Millisecond
+	wakes    = 10
 )
 
 // Adapt brings configuration, receiver, roles and replication slots in line with
 // the orders.
 func (s *server) Adapt(ctx context.Context, orders api.MemberOrders) error {
 	s.learn(orders)
+	s.followed = s.follows(orders)
 	if err := s.consider(ctx, orders); err != nil {
 		return err
 	}
@@ -53,7 +59,7 @@ func (s *server) Adapt(ctx context.Context, orders api.MemberOrders) error {
 		}
 		s.synced = true
 	}
-	return s.makeSlots(ctx, orders.Members)
+	return s.makeSlots(ctx, s.query, orders.Members)
 }
 
 // reload writes the configuration for a role and waits until the server has it in
@@ -103,14 +109,15 @@ func (s *server) reload(ctx context.Context, role api.Role, orders api.MemberOrd
 // of the configuration before. The server ends it by itself when it has read the new
 // one. That is a moment after this session has seen it, and just before it may still
 // have started one, so that two looks count. A receiver shows whom it receives from
-// only when it has connected.
+// only when it has connected. The server waits between two attempts to connect, and
+// makes the next one when it is told to read its configuration.
 func (s *server) awaitReceiver(ctx context.Context, orders api.MemberOrders) error {
 	primary := s.follows(orders)
 	if s.settled && primary != "" {
 		return nil
 	}
 	var before map[string]bool // receivers that may be of before
-	clean := 0
+	clean, woken := 0, 0
 	for deadline := time.Now().Add(settleTimeout); ; {
 		table, err := s.query(ctx, "SELECT a.pid, coalesce(r.conninfo, '') FROM pg_catalog.pg_stat_activity a LEFT JOIN pg_catalog.pg_stat_wal_receiver r ON r.pid = a.pid WHERE a.backend_type = 'walreceiver'")
 		if err != nil {
@@ -131,13 +138,20 @@ func (s *server) awaitReceiver(ctx context.Context, orders api.MemberOrders) err
 		if clean++; left > 0 {
 			clean = 0
 		}
+		tick := receiverTick
 		if clean == 2 || clean == 1 && s.settled {
-			return nil
+			if primary == "" || len(table) > 0 || woken == wakes {
+				return nil
+			}
+			if _, err := s.query(ctx, "SELECT pg_reload_conf()"); err != nil {
+				return fmt.Errorf("have the receiver connect: %w", err)
+			}
+			clean, woken, tick = 1, woken+1, wakeTick
 		}
 		if time.Now().After(deadline) {
 			return errors.New("the server still receives from the primary of before; looking again")
 		}
-		if err := wait(ctx, receiverTick); err != nil {
+		if err := wait(ctx, tick); err != nil {
 			return err
 		}
 	}
@@ -154,14 +168,14 @@ func (s *server) connectsTo(conninfo, member string) bool {
 // makeSlots makes the replication slots of the other members. They reserve WAL at
 // once, so that none is missing when a copy begins. A slot of a member that is no
 // more is not dropped: what it holds back is bounded, and scaling in drops it.
-func (s *server) makeSlots(ctx context.Context, members []string) error {
-	have, err := s.slots(ctx, "")
+func (s *server) makeSlots(ctx context.Context, ask asker, members []string) error {
+	have, err := slots(ctx, ask, "")
 	if err != nil {
 		return err
 	}
 	for _, member := range members {
 		if slot := slotName(member); member != s.member && !slices.Contains(have, slot) {
-			if _, err := s.query(ctx, "SELECT pg_create_physical_replication_slot("+quoteLiteral(slot)+", true)"); err != nil {
+			if _, err := ask(ctx, "SELECT pg_create_physical_replication_slot("+quoteLiteral(slot)+", true)"); err != nil {
 				return fmt.Errorf("make the replication slot of %s: %w", member, err)
 			}
 			s.log.Info("made the replication slot of a member", "member", member)
@@ -170,11 +184,34 @@ func (s *server) makeSlots(ctx context.Context, members []string) error {
 	return nil
 }
 
+// firstOf returns all, those of first before the others.
+func firstOf(first, all []string) []string {
+	return slices.SortedStableFunc(slices.Values(all), func(a, b string) int {
+		switch x, y := slices.Contains(first, a), slices.Contains(first, b); {
+		case x == y:
+			return 0
+		case x:
+			return -1
+		}
+		return 1
+	})
+}
+
+// makeSlotsBeside makes them in a session of its own.
+func (s *server) makeSlotsBeside(ctx context.Context, members []string) error {
+	conn, err := s.dial(ctx, map[string]string{"statement_timeout": "5s"})
+	if err != nil {
+		return errors.New(plain(err))
+	}
+	defer conn.Close(ctx)
+	return s.makeSlots(ctx, func(ctx context.Context, sql string) ([][]string, error) { return rows(ctx, conn, sql) }, members)
+}
+
 // dropSlots drops the members' slots from a server's time as a primary, which hold
 // back WAL for nobody. One that is still in use goes when its member follows
 // another.
 func (s *server) dropSlots(ctx context.Context, members []string) error {
-	have, err := s.slots(ctx, " WHERE slot_type = 'physical' AND NOT active")
+	have, err := slots(ctx, s.query, " WHERE slot_type = 'physical' AND NOT active")
 	if err != nil {
 		return err
 	}
@@ -189,8 +226,11 @@ func (s *server) dropSlots(ctx context.Context, members []string) error {
 	return nil
 }
 
-func (s *server) slots(ctx context.Context, where string) ([]string, error) {
-	table, err := s.query(ctx, "SELECT slot_name FROM pg_catalog.pg_replication_slots"+where)
+// asker runs one statement on some session and returns its rows.
+type asker func(ctx context.Context, sql string) ([][]string, error)
+
+func slots(ctx context.Context, ask asker, where string) ([]string, error) {
+	table, err := ask(ctx, "SELECT slot_name FROM pg_catalog.pg_replication_slots"+where)
 	if err != nil {
 		return nil, fmt.Errorf("list the replication slots: %w", err)
 	}
@@ -210,12 +250,17 @@ func (s *server) Promote(ctx context.Context, orders api.MemberOrders) error {
 		return err
 	}
 	if recovering {
+		// The others shall find their slots, or try again a moment later. Each takes its
+		// time on the disk, while nobody can write.
+		var beside sync.WaitGroup
+		defer beside.Wait()
+		beside.Go(func() {
+			if err := s.makeSlotsBeside(ctx, firstOf(orders.Sync, orders.Members)); err != nil {
+				s.log.Warn("could not make the slots before the promotion", "error", err)
+			}
+		})
 		if err := s.reload(ctx, api.RolePrimary, orders); err != nil {
 			return err
-		}
-		// The others shall find their slots, or try again a moment later.
-		if err := s.makeSlots(ctx, orders.Members); err != nil {
-			s.log.Warn("could not make the slots before the promotion", "error", err)
 		}
 		if err := s.write(s.promotion(), ""); err != nil {
 			return err

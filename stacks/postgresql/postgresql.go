@@ -126,6 +126,7 @@ type server struct {
 	loaded   string           // openmanage.conf that the server was told to read
 	before   float64          // when it had read one last before that, seconds
 	settled  bool             // the server has read it, and no receiver of before is left
+	followed string           // the primary that it was told to follow last
 	synced   bool             // the roles' passwords are the secrets'
 	conn     *pgconn.PgConn   // nil: not connected
 	why      standbyDiagnosis // why it does not stream
@@ -178,7 +179,7 @@ func (s *server) Start(ctx context.Context, orders api.MemberOrders) (*memberage
 		return nil, fmt.Errorf("the data in %s is no whole database to start from", s.dir)
 	}
 	s.role, s.systemID, s.synced, s.settled = data.Role, data.SystemID, false, true
-	s.why, s.idle = standbyDiagnosis{}, idleness{}
+	s.why, s.idle, s.followed = standbyDiagnosis{}, idleness{}, s.follows(orders)
 	s.minimums, s.before = nil, 0
 	if s.role == api.RoleStandby {
 		s.minimums = control.minimums()

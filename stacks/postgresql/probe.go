@@ -77,6 +77,9 @@ func (s *server) Probe(ctx context.Context, orders api.MemberOrders) memberagent
 	case primary == "":
 		p.Message = "the primary is being changed"
 		s.idle = idleness{}
+	case s.followed != primary: // it will be told now
+		p.Message = "connecting to " + primary
+		s.idle = idleness{}
 	case identified != nil:
 		p.Message = fmt.Sprintf("connecting to %s; its own WAL sender does not answer: %s", primary, plain(identified))
 		s.idle = idleness{}
