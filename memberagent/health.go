@@ -68,7 +68,7 @@ func (a *agent) answerHealth(l net.Listener) {
 		fmt.Fprintf(conn, "%s: %s\n", word, why)
 		conn.Close()
 		if ok {
-			a.named()
+			time.AfterFunc(nameTakes, a.named)
 		}
 	}
 }
@@ -76,6 +76,10 @@ func (a *agent) answerHealth(l net.Listener) {
 // namedAtLatest is when a container counts as known to Swarm's DNS though nobody has asked
 // how it is: it may have no health check.
 const namedAtLatest = 15 * time.Second
+
+// nameTakes is how long it takes from the answer to the check until Swarm's DNS knows the
+// container on every node.
+const nameTakes = time.Second
 
 // named notes that clients find this container by its name.
 func (a *agent) named() {

@@ -291,6 +291,7 @@ type change struct {
 func (a *applications) plan(o *observed, name string) change {
 	record, exists := o.records[name]
 	next, events := planApplication(o, name, record.Value, exists)
+	next.News = nil // writeOne says them
 	return change{name: name, record: record, exists: exists, next: next, events: events}
 }
 
@@ -300,13 +301,25 @@ func moves(c change) bool { return c.record.Value.Apart != nil || c.next.Apart !
 
 // settled tells whether there is nothing to write.
 func (a *applications) settled(o *observed, c change) bool {
-	if !c.exists || len(c.events) > 0 || c.next.Removed != nil && !a.hasVolumes(o, c.name) || !unchanged(c) {
+	waits := amidHandover(o, c)
+	if !waits && (!c.exists || len(c.events) > 0 || c.next.Removed != nil && !a.hasVolumes(o, c.name) || !unchanged(c)) {
 		return false
 	}
 	if a.m.leadership.acting() {
 		a.know(c.record.Value)
 	}
 	return true
+}
+
+// quietHandover is for how long the states of members are not recorded while the primary
+// is being changed.
+const quietHandover = 5 * time.Second
+
+// amidHandover tells whether all there is to write can wait for the next step of a change
+// of the primary, which would wait for the write.
+func amidHandover(o *observed, c change) bool {
+	h := c.record.Value.Handover
+	return c.exists && h != nil && c.next.Handover != nil && c.next.Removed == nil && c.next.Term == c.record.Value.Term && o.precise.Sub(h.Since) < quietHandover
 }
 
 func unchanged(c change) bool {
@@ -342,8 +355,12 @@ func (a *applications) writeOne(ctx context.Context, o *observed, c change) erro
 		return nil
 	}
 	// History first: a crash between the two writes then repeats an event, which
-	// addEvents recognises, instead of losing it.
-	if err := a.addEvents(ctx, name, c.events); err != nil {
+	// addEvents recognises, instead of losing it. For a step that members wait for, the
+	// record itself carries what is to be said until that was.
+	news, step := append(slices.Clone(old.News), c.events...), c.exists && old.Term != next.Term && next.Removed == nil
+	if step {
+		next.News = news
+	} else if err := a.addEvents(ctx, name, news); err != nil {
 		return err
 	}
 	failpoint.Hit("create:events-written")
@@ -371,6 +388,9 @@ func (a *applications) writeOne(ctx context.Context, o *observed, c change) erro
 		}
 		a.wrote(o, updated)
 		a.know(next)
+	}
+	if step {
+		return a.addEvents(ctx, name, news)
 	}
 	return nil
 }
@@ -691,11 +711,9 @@ func (a *applications) addEvents(ctx context.Context, name string, events []stor
 	if len(events) == 0 {
 		return nil
 	}
-	for _, e := range events {
-		a.log.Info("event", "application", name, "member", e.Member, "kind", e.Kind, "text", e.Text)
-	}
+	var fresh []store.Event
 	_, err := store.Modify(ctx, a.m.store, store.KindEvents, name, func(h *store.Events) (bool, error) {
-		fresh := slices.DeleteFunc(slices.Clone(events), func(e store.Event) bool {
+		fresh = slices.DeleteFunc(slices.Clone(events), func(e store.Event) bool {
 			return slices.ContainsFunc(h.Events, func(o store.Event) bool {
 				return o.Member == e.Member && o.Kind == e.Kind && o.Text == e.Text && e.Time.Sub(o.Time) < sameEvent
 			})
@@ -705,7 +723,13 @@ func (a *applications) addEvents(ctx context.Context, name string, events []stor
 		return len(fresh) > 0, nil
 	})
 	if errors.Is(err, store.ErrNotFound) {
+		fresh = events
 		_, err = store.Create(ctx, a.m.store, store.KindEvents, name, store.Events{Events: events})
+	}
+	if err == nil {
+		for _, e := range fresh {
+			a.log.Info("event", "application", name, "member", e.Member, "kind", e.Kind, "text", e.Text)
+		}
 	}
 	return err
 }

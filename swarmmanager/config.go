@@ -318,11 +318,7 @@ func (m *Manager) bringInForce(ctx context.Context, o *observed, op store.Record
 			_, err := m.step(ctx, op, "waiting for a successor: "+problem)
 			return err
 		}
-		op, err := m.step(ctx, op, fmt.Sprintf("handing over from %s to %s", app.Primary, to))
-		if err != nil {
-			return err
-		}
-		return m.apps.handOver(ctx, o, op, store.Handover{From: app.Primary, To: to, Orderly: true, Reason: "settings asked for by " + op.Value.By})
+		return m.handOver(ctx, o, op, app, to, "settings")
 	}
 	state.Restarting, state.Since = n.restart, o.now
 	if _, err := m.step(ctx, op, "restarting the server of "+n.restart, func(v *store.Operation) { v.Config = &state }); err != nil {

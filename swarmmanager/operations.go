@@ -232,13 +232,15 @@ func unhealthy(app store.Application) []string {
 }
 
 // successor chooses who is to be the primary after an orderly change: the standby
-// asked for, or the one with the least lag of those that commits wait for.
+// asked for, or of those that commits wait for one that clients find, and of these the
+// one with the least lag.
 func successor(o *observed, app store.Application, asked string, except ...string) (name, problem string) {
 	if primary, _ := memberOf(&app, app.Primary); primary.Fenced != nil {
 		return "", fmt.Sprintf("the primary %s is fenced and cannot hand over; take it back with docker openmanage fence %s off", app.Primary, app.Primary)
 	}
 	var best store.Member
 	var position uint64
+	bestNamed := false
 	for _, m := range app.Members {
 		if m.Name == app.Primary || asked != "" && m.Name != asked || slices.Contains(except, m.Name) {
 			continue
@@ -261,8 +263,8 @@ func successor(o *observed, app store.Application, asked string, except ...strin
 			}
 			continue
 		}
-		if best.Name == "" || s.Position > position {
-			best, position = m, s.Position
+		if best.Name == "" || s.Named && !bestNamed || s.Named == bestNamed && s.Position > position {
+			best, position, bestNamed = m, s.Position, s.Named
 		}
 	}
 	if best.Name == "" && asked != "" {

@@ -104,11 +104,7 @@ func (m *Manager) rollOn(ctx context.Context, o *observed, op store.Record[store
 			_, err := m.step(ctx, op, "waiting for a successor: "+problem)
 			return err
 		}
-		op, err := m.step(ctx, op, fmt.Sprintf("handing over from %s to %s", next, to), func(v *store.Operation) { v.Roll = &state })
-		if err != nil {
-			return err
-		}
-		return m.apps.handOver(ctx, o, op, store.Handover{From: next, To: to, Orderly: true, Reason: op.Value.Kind + " asked for by " + op.Value.By})
+		return m.handOver(ctx, o, op, app, to, op.Value.Kind, func(v *store.Operation) { v.Roll = &state })
 	}
 	return m.rollMember(ctx, o, op, app, req, state, next)
 }

@@ -108,11 +108,7 @@ func (m *Manager) removeMember(ctx context.Context, o *observed, op store.Record
 		if problem != "" {
 			return m.fail(ctx, op, "%s is the primary: %s", name, problem)
 		}
-		op, err := m.step(ctx, op, fmt.Sprintf("handing over from %s to %s", name, to))
-		if err != nil {
-			return err
-		}
-		return m.apps.handOver(ctx, o, op, store.Handover{From: name, To: to, Orderly: true, Reason: "scale asked for by " + op.Value.By})
+		return m.handOver(ctx, o, op, app, to, "scale")
 	}
 	if _, err := m.step(ctx, op, "removing "+name+"; its volume is kept"); err != nil {
 		return err

@@ -33,11 +33,21 @@ func (m *Manager) switchover(ctx context.Context, o *observed, op store.Record[s
 	if problem != "" {
 		return m.fail(ctx, op, "%s", problem)
 	}
-	op, err := m.step(ctx, op, fmt.Sprintf("handing over from %s to %s", app.Primary, to))
+	return m.handOver(ctx, o, op, app, to, "switchover")
+}
+
+// handOver hands over in order, for an operation, to a member that clients find: Swarm's
+// DNS knows one that was just started some seconds later. what: that was asked for.
+func (m *Manager) handOver(ctx context.Context, o *observed, op store.Record[store.Operation], app store.Application, to, what string, edit ...func(*store.Operation)) error {
+	if member, _ := memberOf(&app, to); !named(o, member) {
+		_, err := m.step(ctx, op, fmt.Sprintf("waiting until clients find %s by its name", to))
+		return err
+	}
+	op, err := m.step(ctx, op, fmt.Sprintf("handing over from %s to %s", app.Primary, to), edit...)
 	if err != nil {
 		return err
 	}
-	return m.apps.handOver(ctx, o, op, store.Handover{From: app.Primary, To: to, Orderly: true, Reason: "switchover asked for by " + op.Value.By})
+	return m.apps.handOver(ctx, o, op, store.Handover{From: app.Primary, To: to, Orderly: true, Reason: what + " asked for by " + op.Value.By})
 }
 
 // promote makes a standby the primary though a voter is missing, or with the

@@ -67,6 +67,9 @@ type Application struct {
 	SyncInForce bool       `json:"syncInForce,omitempty"`
 	SyncOn      bool       `json:"syncOn,omitempty"`
 	Floor       *Promotion `json:"floor,omitempty"`
+	// News are events that were recorded with the step they tell of, and may not be in
+	// the history (Events) yet.
+	News []Event `json:"news,omitempty"`
 	// NotBefore is until when no failover begins, after one that was given up.
 	NotBefore *time.Time `json:"notBefore,omitempty"`
 	// DiskFailover: another was made the primary because the former one's volume was
