@@ -319,7 +319,11 @@ const quietHandover = 5 * time.Second
 // of the primary, which would wait for the write.
 func amidHandover(o *observed, c change) bool {
 	h := c.record.Value.Handover
-	return c.exists && h != nil && c.next.Handover != nil && c.next.Removed == nil && c.next.Term == c.record.Value.Term && o.precise.Sub(h.Since) < quietHandover
+	if !c.exists || h == nil || c.next.Handover == nil || c.next.Removed != nil || c.next.Term != c.record.Value.Term {
+		return false
+	}
+	// What byThisClock has put right has to be written, or it begins anew each time.
+	return c.next.Handover.Since.Equal(h.Since) && o.precise.Sub(h.Since) < quietHandover
 }
 
 func unchanged(c change) bool {

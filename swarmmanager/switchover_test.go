@@ -3,6 +3,7 @@ package swarmmanager
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"gotest.tools/v3/assert"
 
@@ -53,5 +54,32 @@ func TestTheStoryOfAStepIsToldOnceWhoeverDies(t *testing.T) {
 		for _, after := range []bool{false, true} {
 			run(doom, after)
 		}
+	}
+}
+
+func TestNothingIsWrittenBetweenTheStepsOfAChangeThatCanWait(t *testing.T) {
+	o := observation()
+	for _, tc := range []struct {
+		doc  string
+		edit func(c *change)
+		want bool
+	}{
+		{"a member's state", func(c *change) { c.next.Members = nil }, true},
+		{"the next step", func(c *change) { c.next.Term++ }, false},
+		{"it is over", func(c *change) { c.next.Handover = nil }, false},
+		{"the application is gone", func(c *change) { c.next.Removed = &o.now }, false},
+		{"it takes long", func(c *change) {
+			c.record.Value.Handover = &store.Handover{Since: o.precise.Add(-quietHandover)}
+			c.next.Handover = c.record.Value.Handover
+		}, false},
+		{"another manager's clock is ahead", func(c *change) {
+			c.record.Value.Handover = &store.Handover{Since: o.precise.Add(time.Hour)}
+			c.next = byThisClock(o, c.record.Value)
+		}, false},
+	} {
+		h := &store.Handover{Since: o.precise}
+		c := change{exists: true, record: store.Record[store.Application]{Value: store.Application{Handover: h}}, next: store.Application{Handover: h}}
+		tc.edit(&c)
+		assert.Equal(t, amidHandover(o, c), tc.want, tc.doc)
 	}
 }
