@@ -74,8 +74,8 @@ func rebuilding(app *store.Application, m store.Member, op memberOperation, s li
 // byItself is who has asked for what the leading manager has begun by itself.
 const byItself = "OpenManage"
 
-// copyPause is how long after a rebuild of a member the next may begin without having
-// been asked for. The member copies by itself before that (api.MemberOrders.CopyOnOrder).
+// copyPause is how long after a rebuild that nobody has asked for the next one of that
+// member may begin. The member copies by itself before that (api.MemberOrders.CopyOnOrder).
 const copyPause = 5 * time.Minute
 
 // orderCopies has the data of members replaced that say that it can follow only so: by
@@ -114,14 +114,14 @@ func (m *Manager) orderCopy(ctx context.Context, o *observed, application string
 }
 
 // rebuiltLately tells whether a rebuild of the member goes on, is asked for, or was
-// begun within copyPause.
+// begun by itself within copyPause.
 func rebuiltLately(o *observed, records []store.Record[store.Operation], application, member string) bool {
 	return slices.ContainsFunc(records, func(r store.Record[store.Operation]) bool {
 		var req store.MemberRequest
 		if r.Value.Kind != store.OperationRebuild || r.Value.Target != application || json.Unmarshal([]byte(r.Value.Request), &req) != nil {
 			return false
 		}
-		return req.Member == member && (r.Value.Ended == nil || o.now.Sub(r.Value.Started) < copyPause)
+		return req.Member == member && (r.Value.Ended == nil || r.Value.By == byItself && o.now.Sub(r.Value.Started) < copyPause)
 	})
 }
 

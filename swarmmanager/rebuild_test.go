@@ -75,12 +75,14 @@ func TestDataThatCannotBeMadeToFollowIsNoneOfTheLeadersWhileAUserIsAtIt(t *testi
 // A rebuild that has failed is not begun again and again: the member copies by itself.
 func TestARebuildThatHasFailedIsNotAskedForAgainSoon(t *testing.T) {
 	o := observation()
-	records := []store.Record[store.Operation]{{Value: store.Operation{Kind: store.OperationRebuild, Target: "pg", Request: `{"member":"pg-2"}`, Started: o.now.Add(-copyPause / 2)}}}
+	records := []store.Record[store.Operation]{{Value: store.Operation{Kind: store.OperationRebuild, Target: "pg", By: byItself, Request: `{"member":"pg-2"}`, Started: o.now.Add(-copyPause / 2)}}}
 	records[0].Value.Ended = &records[0].Value.Started
 	assert.Check(t, rebuiltLately(o, records, "pg", "pg-2"))
 	assert.Check(t, !rebuiltLately(o, records, "pg", "pg-3"))
 	assert.Check(t, !rebuiltLately(o, records, "other", "pg-2"))
-	records[0].Value.Started = o.now.Add(-2 * copyPause)
+	records[0].Value.By = "anna@desk"
+	assert.Check(t, !rebuiltLately(o, records, "pg", "pg-2"), "a user's is over")
+	records[0].Value.By, records[0].Value.Started = byItself, o.now.Add(-2*copyPause)
 	assert.Check(t, !rebuiltLately(o, records, "pg", "pg-2"))
 	records[0].Value.Ended = nil
 	assert.Check(t, rebuiltLately(o, records, "pg", "pg-2"))
