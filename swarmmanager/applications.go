@@ -669,8 +669,9 @@ func (a *applications) orders(s api.MemberStatus) api.MemberOrders {
 		a.news.about(s.Application)
 		return o
 	}
-	for _, m := range app.Members {
-		o.Members = append(o.Members, m.Name)
+	o.Members = make([]string, len(app.Members))
+	for i := range app.Members {
+		o.Members[i] = app.Members[i].Name
 	}
 	if !slices.Contains(o.Members, s.Member) {
 		o.Reason = s.Member + " is not a member of application " + app.Name

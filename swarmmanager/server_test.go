@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -306,4 +307,27 @@ func TestBadBodiesAreRefusedAndHarmNothing(t *testing.T) {
 	all, err := s.manager.volumes.all(context.Background())
 	assert.NilError(t, err)
 	assert.Equal(t, len(all), 1, "a refused request left something behind")
+}
+
+func TestOrdersAreTheSameOnlyIfAllOfThemIs(t *testing.T) {
+	orders := reflect.TypeFor[api.MemberOrders]()
+	for i := range orders.NumField() {
+		var a, b api.MemberOrders
+		assert.Assert(t, sameOrders(&a, &b))
+		switch field := reflect.ValueOf(&b).Elem().Field(i); field.Kind() {
+		case reflect.String:
+			field.SetString("other")
+		case reflect.Bool:
+			field.SetBool(true)
+		case reflect.Uint64:
+			field.SetUint(1)
+		case reflect.Int:
+			field.SetInt(1)
+		case reflect.Slice:
+			field.Set(reflect.ValueOf([]string{"other"}))
+		default:
+			t.Fatalf("%s: a kind that this test does not know", orders.Field(i).Name)
+		}
+		assert.Assert(t, !sameOrders(&a, &b), orders.Field(i).Name)
+	}
 }
