@@ -239,8 +239,7 @@ func successor(o *observed, app store.Application, asked string, except ...strin
 		return "", fmt.Sprintf("the primary %s is fenced and cannot hand over; take it back with docker openmanage fence %s off", app.Primary, app.Primary)
 	}
 	var best store.Member
-	var position uint64
-	bestNamed := false
+	var its liveStatus
 	for _, m := range app.Members {
 		if m.Name == app.Primary || asked != "" && m.Name != asked || slices.Contains(except, m.Name) {
 			continue
@@ -263,8 +262,8 @@ func successor(o *observed, app store.Application, asked string, except ...strin
 			}
 			continue
 		}
-		if best.Name == "" || s.Named && !bestNamed || s.Named == bestNamed && s.Position > position {
-			best, position, bestNamed = m, s.Position, s.Named
+		if best.Name == "" || s.Named && !its.Named || s.Named == its.Named && s.Position > its.Position {
+			best, its = m, s
 		}
 	}
 	if best.Name == "" && asked != "" {

@@ -49,6 +49,11 @@ func (s *server) Adapt(ctx context.Context, orders api.MemberOrders) error {
 		if err := s.awaitReceiver(ctx, orders); err != nil {
 			return err
 		}
+		if !s.settled && s.followed != "" {
+			if err := s.wakeReceiver(ctx); err != nil {
+				return err
+			}
+		}
 		s.settled = true
 		return s.dropSlots(ctx, orders.Members)
 	}
@@ -109,15 +114,14 @@ func (s *server) reload(ctx context.Context, role api.Role, orders api.MemberOrd
 // of the configuration before. The server ends it by itself when it has read the new
 // one. That is a moment after this session has seen it, and just before it may still
 // have started one, so that two looks count. A receiver shows whom it receives from
-// only when it has connected. The server waits between two attempts to connect, and
-// makes the next one when it is told to read its configuration.
+// only when it has connected.
 func (s *server) awaitReceiver(ctx context.Context, orders api.MemberOrders) error {
 	primary := s.follows(orders)
 	if s.settled && primary != "" {
 		return nil
 	}
 	var before map[string]bool // receivers that may be of before
-	clean, woken := 0, 0
+	clean := 0
 	for deadline := time.Now().Add(settleTimeout); ; {
 		table, err := s.query(ctx, "SELECT a.pid, coalesce(r.conninfo, '') FROM pg_catalog.pg_stat_activity a LEFT JOIN pg_catalog.pg_stat_wal_receiver r ON r.pid = a.pid WHERE a.backend_type = 'walreceiver'")
 		if err != nil {
@@ -138,23 +142,34 @@ func (s *server) awaitReceiver(ctx context.Context, orders api.MemberOrders) err
 		if clean++; left > 0 {
 			clean = 0
 		}
-		tick := receiverTick
 		if clean == 2 || clean == 1 && s.settled {
-			if primary == "" || len(table) > 0 || woken == wakes {
-				return nil
-			}
-			if _, err := s.query(ctx, "SELECT pg_reload_conf()"); err != nil {
-				return fmt.Errorf("have the receiver connect: %w", err)
-			}
-			clean, woken, tick = 1, woken+1, wakeTick
+			return nil
 		}
 		if time.Now().After(deadline) {
 			return errors.New("the server still receives from the primary of before; looking again")
 		}
-		if err := wait(ctx, tick); err != nil {
+		if err := wait(ctx, receiverTick); err != nil {
 			return err
 		}
 	}
+}
+
+// wakeReceiver has the server connect to another primary at once. It waits between two
+// attempts, and makes the next one when it is told to read its configuration.
+func (s *server) wakeReceiver(ctx context.Context) error {
+	for range wakes {
+		table, err := s.query(ctx, "SELECT pg_reload_conf() WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE backend_type = 'walreceiver')")
+		if err != nil {
+			return fmt.Errorf("have the receiver connect: %w", err)
+		}
+		if len(table) == 0 {
+			return nil // there is one
+		}
+		if err := wait(ctx, wakeTick); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // connectsTo tells whether a connection string, as the server shows it, is that to

@@ -57,7 +57,7 @@ func TestPrimaryWithoutRoomForItsLogIsBackWithAllItAcknowledged(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
 	m := c.members["pg-1"]
-	c.members["pg-1"].Limit("200m")
+	m.Limit("200m")
 	c.bootstrap()
 	c.must("pg-1", "CREATE TABLE t AS SELECT 0 AS n") // with space for more rows
 	c.fill("pg-1")
