@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/openmanage/openmanage/internal/api"
 	"github.com/openmanage/openmanage/volumeplugin/filesystem"
 )
@@ -212,6 +214,9 @@ func (p *plugin) reportOnce(ctx context.Context) error {
 		sent := p.now()
 		answer, err := p.callAny(ctx, report)
 		if err != nil {
+			if errors.Is(err, errNoLeader) {
+				p.denied.Store(int64(sent))
+			}
 			return err
 		}
 		p.last.Store(int64(p.now()))
@@ -386,8 +391,12 @@ func (p *plugin) purge(o api.PurgeOrder) {
 	p.mu.Unlock()
 }
 
+// errNoLeader is an answer, unlike a silence: every manager was asked and none leads.
+var errNoLeader = errors.New("no manager leads")
+
 // callAny sends the report to the manager that answered last and, if that takes
-// long, to the others as well. A report may arrive more than once.
+// long, to the others as well. A report may arrive more than once. If all have answered
+// that they do not lead, or their nodes that no manager runs, it is an errNoLeader.
 func (p *plugin) callAny(ctx context.Context, report api.Report) (api.ReportAnswer, error) {
 	addresses, err := p.leader.Addresses(ctx)
 	if err != nil {
@@ -410,6 +419,7 @@ func (p *plugin) callAny(ctx context.Context, report api.Report) (api.ReportAnsw
 	hedge := time.NewTimer(0)
 	defer hedge.Stop()
 	var errs []error
+	silent := false
 	for next, open := 0, 0; ; {
 		select {
 		case <-hedge.C:
@@ -428,8 +438,11 @@ func (p *plugin) callAny(ctx context.Context, report api.Report) (api.ReportAnsw
 				p.preferred.Store(&r.address)
 				return r.answer, nil
 			}
-			errs = append(errs, r.err)
+			errs, silent = append(errs, r.err), silent || !saysNo(r.err)
 			if open--; open == 0 && next == len(addresses) {
+				if !silent {
+					errs = append(errs, errNoLeader)
+				}
 				return api.ReportAnswer{}, errors.Join(errs...)
 			}
 			hedge.Reset(0)
@@ -437,4 +450,11 @@ func (p *plugin) callAny(ctx context.Context, report api.Report) (api.ReportAnsw
 			return api.ReportAnswer{}, errors.Join(append(errs, ctx.Err())...)
 		}
 	}
+}
+
+// saysNo tells whether err is the word of a manager that no leader can be asked through it,
+// or of its node that no manager runs there.
+func saysNo(err error) bool {
+	var refused *api.Error
+	return errors.As(err, &refused) && refused.Code == api.ErrNotLeader || errors.Is(err, unix.ECONNREFUSED)
 }

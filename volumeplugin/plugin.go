@@ -126,6 +126,7 @@ type plugin struct {
 	cache  recordCache
 	report chan struct{} // asks for a report now
 	last   atomic.Int64  // p.now() of the last answer of a leader, or of the start
+	denied atomic.Int64  // p.now() at which the report was sent that found that none leads
 
 	leaderless atomic.Bool // the last report failed
 

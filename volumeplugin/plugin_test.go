@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/docker/go-plugins-helpers/volume"
+	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
@@ -477,6 +478,35 @@ func TestANodeThatReachesAPeerButNotThePeersLeaderStopsWithItsLease(t *testing.T
 	eventually(t, "fenced", func() bool { return !a.mounted("v") })
 	assert.Assert(t, a.plugin.now() < end+3*time.Second)
 	assert.Equal(t, b.plugin.promisedReason("v"), "")
+}
+
+// What a node promises to another may come too late when it first waits for as long as the other
+// has waited already: a manager that says that nobody leads is believed at once, one that does not
+// answer is not.
+func TestANodePromisesAsSoonAsNoManagerLeads(t *testing.T) {
+	l := newLeader()
+	n := newNode(t, "b", t.TempDir(), l)
+	eventually(t, "the leader has answered", n.plugin.hearsLeader)
+	l.set(func() { l.down = true })
+	eventually(t, "a report has failed", n.plugin.leaderless.Load)
+	assert.Equal(t, n.plugin.denied.Load(), int64(0), "a silence is taken for an answer")
+	l.set(func() {
+		l.down = false
+		l.refuse = func(string, string, any) error { return &api.Error{Code: api.ErrNotLeader, Message: "none leads"} }
+	})
+	eventually(t, "none leads", func() bool { return n.plugin.denied.Load() > n.plugin.last.Load() })
+	n.plugin.last.Store(n.plugin.denied.Load() - 1) // however long that took
+	assert.Assert(t, !n.plugin.hearsLeader())
+	assert.Assert(t, n.plugin.promise("a", api.Promise{Lease: api.LeaseDuration, Volumes: []string{"v"}}) == nil)
+}
+
+func TestANodeThatRefusesAPromiseAsksTheLeaderAtOnce(t *testing.T) {
+	p, err := newPlugin(Config{Propagated: t.TempDir(), Log: hclog.NewNullLogger()}, nil, nil, nil)
+	assert.NilError(t, err)
+	p.last.Store(int64(p.now()))
+	refused := p.promise("a", api.Promise{Lease: api.LeaseDuration, Volumes: []string{"v"}})
+	assert.ErrorContains(t, refused, "hears the leading manager")
+	assert.Equal(t, len(p.report), 1, "no report is asked for")
 }
 
 func TestANodeKeepsItsPromiseOverAKill(t *testing.T) {

@@ -35,7 +35,7 @@ type peerCaller interface {
 }
 
 // failsafeInterval is the time between two rounds of questions.
-const failsafeInterval = 500 * time.Millisecond
+const failsafeInterval = 250 * time.Millisecond
 
 // failsafeLoop asks for promises as long as no leader answers. It does not wait for
 // a report to fail: that takes time which the lease does not have.
@@ -62,17 +62,22 @@ func (p *plugin) failsafe(ctx context.Context) {
 	// Both are asked at once: the lease has no time for one after the other.
 	type answer struct {
 		sent time.Duration
+		by   string
 		err  error
 	}
-	nodes := make(chan answer, 1)
+	answers := make(chan answer, 2)
 	go func() {
 		sent, err := p.nodesPromise(ctx, req)
-		nodes <- answer{sent, err}
+		answers <- answer{sent, "every other node", err}
 	}()
-	sent, by, err := p.managersPromise(ctx, req)
-	if err != nil {
-		other := <-nodes
-		if other.err != nil {
+	go func() {
+		sent, by, err := p.managersPromise(ctx, req)
+		answers <- answer{sent, by, err}
+	}()
+	given := <-answers
+	if given.err != nil {
+		refused := given.err
+		if given = <-answers; given.err != nil {
 			left := time.Duration(math.MaxInt64)
 			for _, h := range holds {
 				left = min(left, h.until()-p.now())
@@ -82,20 +87,25 @@ func (p *plugin) failsafe(ctx context.Context) {
 			if left < api.LeaseDuration-failsafeAfter {
 				level = hclog.Warn
 			}
-			p.log.Log(level, "leases not renewed without a leader", "left", left.Round(10*time.Millisecond), "leader_heard", p.sinceLeader().Round(10*time.Millisecond), "managers", err, "nodes", other.err)
+			p.log.Log(level, "leases not renewed without a leader", "left", left.Round(10*time.Millisecond), "leader_heard", p.sinceLeader().Round(10*time.Millisecond), "error", errors.Join(refused, given.err))
 			return
 		}
-		sent, by = other.sent, "every other node"
 	}
-	p.log.Debug("leases renewed without a leader", "by", by, "volumes", len(held))
+	p.log.Debug("leases renewed without a leader", "by", given.by, "volumes", len(held))
 	for _, h := range holds {
-		h.renew(sent+api.LeaseDuration, p.now())
+		h.renew(given.sent+api.LeaseDuration, p.now())
 	}
 	p.noteTimes()
 }
 
 // sinceLeader is how long ago a leader answered, or the plugin started.
 func (p *plugin) sinceLeader() time.Duration { return p.now() - time.Duration(p.last.Load()) }
+
+// hearsLeader tells whether a leader has answered of late, and nobody has said since that
+// there is none any more.
+func (p *plugin) hearsLeader() bool {
+	return p.sinceLeader() < failsafeAfter && p.denied.Load() <= p.last.Load()
+}
 
 // managersPromise returns when the earliest of a majority of accepted requests
 // was sent.
@@ -180,7 +190,8 @@ func (p *plugin) promise(caller string, req api.Promise) *api.Error {
 	// Who reaches a peer but not the leader that the peer reaches must stop when
 	// its lease ends: that leader may give its volumes away, also to a node that
 	// the caller has never heard of.
-	if p.sinceLeader() < failsafeAfter {
+	if p.hearsLeader() {
+		p.kick() // it may be gone since, and the caller's lease has no time to wait for that
 		return refuse(api.ErrConflict, "node %s hears the leading manager; report to it", p.node.Hostname)
 	}
 	// Whose volumes they are is not asked: what this node knows of records is as old

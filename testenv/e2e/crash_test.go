@@ -51,7 +51,7 @@ func TestManagerKilledAtEachStepOfAnAttach(t *testing.T) {
 			assert.NilError(t, err)
 			var out string
 			err = product.Until(ctx, time.Minute, "the volume again", func(ctx context.Context) error {
-				out, err = s.Docker(ctx, "run", "--rm", "--volume", name+":/data", "debian:trixie-slim", "cat", "/data/kept")
+				out, err = s.Docker(ctx, "run", "--rm", "--volume-driver", "openmanage", "--volume", name+":/data", "debian:trixie-slim", "cat", "/data/kept")
 				return err
 			})
 			assert.NilError(t, err)

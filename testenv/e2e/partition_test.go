@@ -154,7 +154,9 @@ func (s *suite) checkLog(t *testing.T, ctx context.Context, i int) int {
 	assert.NilError(t, err)
 	var content string
 	err = product.Until(ctx, time.Minute, "the log of "+writerName(i), func(ctx context.Context) error {
-		content, err = s.Docker(ctx, "run", "--rm", "--volume", writerName(i)+":/data", "debian:trixie-slim", "cat", "/data/log")
+		// Without the driver's name Docker puts a local volume in the place of one whose plugin
+		// cannot ask the leader at that moment.
+		content, err = s.Docker(ctx, "run", "--rm", "--volume-driver", "openmanage", "--volume", writerName(i)+":/data", "debian:trixie-slim", "cat", "/data/log")
 		return err
 	})
 	assert.NilError(t, err)
