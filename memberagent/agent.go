@@ -26,8 +26,9 @@ const (
 	gcPercent   = 50
 )
 
-// Main is the command `agent`: without arguments it is PID 1 of a member's
-// container; `health` asks that one how it is. It returns the exit status.
+// Main is the command `agent`: without arguments, or with -- and the image's own
+// command, for engines that know none, it is PID 1 of a member's container; `health`
+// asks that one how it is. It returns the exit status.
 func Main(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer, engines ...Engine) int {
 	config, err := FromEnv(getenv)
 	config.Engines = engines
@@ -35,13 +36,16 @@ func Main(ctx context.Context, args []string, getenv func(string) string, stdout
 	case err != nil:
 	case len(args) == 0:
 		err = Run(ctx, config)
+	case args[0] == "--":
+		config.Command = args[1:]
+		err = Run(ctx, config)
 	case len(args) == 1 && args[0] == "health":
 		var line string
 		if line, err = Health(ctx, config); err == nil {
 			fmt.Fprintln(stdout, line)
 		}
 	default:
-		err = fmt.Errorf("unknown arguments %q: the agent takes none, or \"health\"", args)
+		err = fmt.Errorf("unknown arguments %q: the agent takes none, -- and the command that it runs, or \"health\"", args)
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "agent:", err)
@@ -107,6 +111,7 @@ func Run(ctx context.Context, config Config) error {
 		Name:        config.Member,
 		Data:        config.Data,
 		SecretsDir:  config.SecretsDir,
+		Command:     config.Command,
 		Parameters:  config.Parameters,
 		Getenv:      config.Getenv,
 		Processes:   a.processes,

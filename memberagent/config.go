@@ -14,10 +14,13 @@ import (
 
 // The contract between a stack and the agent.
 //
-// Entrypoint: ["/openmanage/agent"], no command (the image's own is not used).
+// Entrypoint: ["/openmanage/agent"], no command (the image's own is not used). For
+// the engine plain: ["/openmanage/agent", "--"], and the command is what the image
+// runs by itself, its own entrypoint included.
 // Health check, if any: ["CMD", "/openmanage/agent", "health"] (see health.go
 // for the intervals). User: root, the image's default; the server runs as the
-// image's own user. Mounts: the data volume at EnvData, read-write; the runtime
+// image's own user. For plain: the image's own, which then owns the volume (its
+// option owner). Mounts: the data volume at EnvData, read-write; the runtime
 // volume at /openmanage, read-only. Environment:
 const (
 	// EnvApplication, EnvMember, EnvVolume name the application ("pg"), this
@@ -25,7 +28,7 @@ const (
 	EnvApplication = "OPENMANAGE_APPLICATION"
 	EnvMember      = "OPENMANAGE_MEMBER"
 	EnvVolume      = "OPENMANAGE_VOLUME"
-	// EnvEngine chooses the engine: "postgresql". Required.
+	// EnvEngine chooses the engine: "postgresql", "plain". Required.
 	EnvEngine = "OPENMANAGE_ENGINE"
 	// EnvData is where the data volume is mounted, an absolute path. For the
 	// image postgres:17 /var/lib/postgresql/data, for 18 /var/lib/postgresql.
@@ -64,6 +67,7 @@ type Config struct {
 	Data        string // mount point of the data volume
 	Task        string
 	Image       string
+	Command     []string // what the engine is to run, if it does not know
 	Parameters  map[string]string
 	StopGrace   time.Duration
 

@@ -30,6 +30,10 @@ func decide(member, volume string, orders api.MemberOrders, data Data, diverged 
 		return actionWait, whyFenced(orders), nil
 	case !slices.Contains(orders.Members, member):
 		return actionWait, fmt.Sprintf("%s is not among the application's members %v", member, orders.Members), nil
+	case orders.Role == api.RoleMember && data.Role == api.RoleMember:
+		return actionStart, "", nil
+	case orders.Role == api.RoleMember || data.Role == api.RoleMember && orders.Role != "":
+		return 0, "", fmt.Errorf("the leader orders %s to be a %s, and its engine knows no such role: label %s of its service and its engine do not go together", member, orders.Role, api.LabelRoles)
 	case orders.Role != api.RolePrimary && orders.Role != api.RoleStandby:
 		why := orders.Reason
 		if why == "" {
@@ -109,6 +113,8 @@ func steer(member string, orders api.MemberOrders, running api.Role, systemID st
 	switch {
 	case orders.Fenced != "":
 		return courseStop
+	case orders.Role == api.RoleMember && running == api.RoleMember && slices.Contains(orders.Members, member):
+		return courseAdapt
 	case orders.Role != api.RolePrimary && orders.Role != api.RoleStandby,
 		!slices.Contains(orders.Members, member),
 		contradictory(member, orders):

@@ -10,10 +10,13 @@ import (
 )
 
 // What is obliged here is tried on a real server by the suite in enginetest, which
-// every engine of the first class must pass. There are two classes:
+// every engine of the first class must pass. There are three classes:
 //
 //   - The leader chooses the primary (PostgreSQL, MySQL with plain replication): all
 //     of it is obligatory.
+//   - There is nothing to choose (api.RoleMember): the members are equals, or know only
+//     of each other. What is said of contexts and Processes is obligatory, and Data.Role
+//     and Probe.Role are RoleMember. stacks/plain is the one.
 //   - The servers elect for themselves (MongoDB, Group Replication, Galera): the leader's
 //     orders have no place for them yet. What is said of the data (Open, Inspect,
 //     Bootstrap, Join, Start, Stop, Flush), of contexts and of Processes is obligatory
@@ -37,6 +40,7 @@ type Member struct {
 	Name        string // also the hostname by which other members reach it
 	Data        string // mount point of the data volume
 	SecretsDir  string
+	Command     []string          // of the image, if the stack says it
 	Parameters  map[string]string // of the environment; those of the orders win
 	Getenv      func(string) string
 	// Processes is the only way to start a process.

@@ -12,6 +12,7 @@ package stacks
 
 import (
 	"bytes"
+	"cmp"
 	"embed"
 	"errors"
 	"fmt"
@@ -24,9 +25,11 @@ import (
 
 	units "github.com/docker/go-units"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/openmanage/openmanage/internal/api"
 )
 
-//go:embed postgresql/app.yaml postgresql/stack.yaml.tmpl
+//go:embed common.yaml common.tmpl */app.yaml */stack.yaml.tmpl
 var builtin embed.FS
 
 // ErrUnknownType is what an error about an application type that is not in the
@@ -35,25 +38,46 @@ var ErrUnknownType = errors.New("unknown application type")
 
 // App is one application type, as its app.yaml says.
 type App struct {
-	ID          string      `yaml:"id" json:"id"`
-	Title       string      `yaml:"title" json:"title"`
-	Category    string      `yaml:"category" json:"category"`
-	Description string      `yaml:"description" json:"description"`
-	Aliases     []string    `yaml:"aliases" json:"aliases,omitempty"`
-	Links       []string    `yaml:"links" json:"links,omitempty"`
-	Engine      string      `yaml:"engine" json:"engine,omitempty"` // "" for an application without one
-	Image       Image       `yaml:"image" json:"image"`
-	Members     Members     `yaml:"members" json:"members"`
-	Volume      Volume      `yaml:"volume" json:"volume"`
-	Parameters  []Parameter `yaml:"parameters" json:"parameters,omitempty"`
+	ID          string   `yaml:"id" json:"id"`
+	Title       string   `yaml:"title" json:"title"`
+	Category    string   `yaml:"category" json:"category"`
+	Description string   `yaml:"description" json:"description"`
+	Aliases     []string `yaml:"aliases" json:"aliases,omitempty"`
+	Links       []string `yaml:"links" json:"links,omitempty"`
+	// Engine is the code that knows this database. "": there is none, and the members
+	// run Command, what the image runs by itself, as User.
+	Engine  string   `yaml:"engine" json:"engine,omitempty"`
+	Command []string `yaml:"command" json:"command,omitempty"`
+	// User is the image's own, UID:GID, who also owns the volume; "": root.
+	User       string      `yaml:"user" json:"user,omitempty"`
+	Image      Image       `yaml:"image" json:"image"`
+	Members    Members     `yaml:"members" json:"members"`
+	Volume     Volume      `yaml:"volume" json:"volume"`
+	Resources  Resources   `yaml:"resources" json:"resources"`
+	Parameters []Parameter `yaml:"parameters" json:"parameters,omitempty"`
 	// Reserved are settings that the engine keeps for itself.
 	Reserved []string `yaml:"reserved" json:"reserved,omitempty"`
 	Secrets  []Secret `yaml:"secrets" json:"secrets,omitempty"`
 	Ports    []Port   `yaml:"ports" json:"ports,omitempty"`
 	Health   Health   `yaml:"health" json:"health"`
 
-	template string
+	template, common string
 }
+
+// Plain tells whether the type has no engine: its members are equals.
+func (a *App) Plain() bool { return a.Engine == "" }
+
+// UID is the number of the image's own user.
+func (a *App) UID() string {
+	uid, _, _ := strings.Cut(a.User, ":")
+	return uid
+}
+
+// EngineName is what the agent knows the engine by.
+func (a *App) EngineName() string { return cmp.Or(a.Engine, plainEngine) }
+
+// plainEngine runs an image's own command (stacks/plain).
+const plainEngine = "plain"
 
 // Image is what the members run.
 type Image struct {
@@ -70,6 +94,32 @@ type Members struct {
 	Min     int `yaml:"min" json:"min"`
 	Max     int `yaml:"max" json:"max"`
 	Default int `yaml:"default" json:"default"`
+	// Odd: only odd numbers, because a majority of them decides.
+	Odd bool `yaml:"odd" json:"odd,omitempty"`
+	// Scale says why their number cannot be changed later; "": it can.
+	Scale string `yaml:"scale" json:"scale,omitempty"`
+}
+
+// Allow tells whether there can be so many.
+func (m Members) Allow(n int) bool { return n >= m.Min && n <= m.Max && (!m.Odd || n%2 == 1) }
+
+// String is for people: 1 to 9 members.
+func (m Members) String() string {
+	switch {
+	case m.Min == m.Max && m.Min == 1:
+		return "1 member"
+	case m.Min == m.Max:
+		return fmt.Sprintf("%d members", m.Min)
+	case m.Odd:
+		return fmt.Sprintf("%d to %d members, an odd number", m.Min, m.Max)
+	}
+	return fmt.Sprintf("%d to %d members", m.Min, m.Max)
+}
+
+// Resources are a member's limits, unless the user says others.
+type Resources struct {
+	CPUs   string `yaml:"cpus" json:"cpus,omitempty"`
+	Memory Size   `yaml:"memory" json:"memory,omitempty"`
 }
 
 // Volume is what each member stores.
@@ -99,8 +149,11 @@ type Port struct {
 	Description string `yaml:"description" json:"description"`
 }
 
-// Health says how Docker asks a member whether it is well.
+// Health says how Docker asks a member whether it is well. What Docker asks is the
+// agent; without an engine, Check is what the agent asks the server: an http:// or
+// tcp:// URL, or a command as a JSON array. The rest can be left out then.
 type Health struct {
+	Check       string   `yaml:"check" json:"check,omitempty"`
 	Test        []string `yaml:"test" json:"test"`
 	Interval    string   `yaml:"interval" json:"interval"`
 	Timeout     string   `yaml:"timeout" json:"timeout"`
@@ -201,7 +254,11 @@ func loadApp(fsys fs.FS, folder string) (*App, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", file, err)
 	}
-	app, err := parseApp(doc)
+	shared, err := commonParameters(fsys)
+	if err != nil {
+		return nil, err
+	}
+	app, err := parseApp(doc, shared...)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
@@ -213,15 +270,40 @@ func loadApp(fsys fs.FS, folder string) (*App, error) {
 		return nil, fmt.Errorf("read the template beside %s: %w", file, err)
 	}
 	app.template = string(tmpl)
+	common, err := fs.ReadFile(fsys, "common.tmpl")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read what all templates share: %w", err)
+	}
+	app.common = string(common)
 	if _, err := parseTemplate(app); err != nil {
 		return nil, fmt.Errorf("%s: %w", path.Join(folder, "stack.yaml.tmpl"), err)
 	}
 	return app, nil
 }
 
-// parseApp reads an app.yaml. A field that it does not know is an error that names
+// commonParameters are those of every type.
+func commonParameters(fsys fs.FS) ([]Parameter, error) {
+	doc, err := fs.ReadFile(fsys, "common.yaml")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read what all types share: %w", err)
+	}
+	var common struct {
+		Parameters []Parameter `yaml:"parameters"`
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(doc))
+	dec.KnownFields(true)
+	if err := dec.Decode(&common); err != nil {
+		return nil, fmt.Errorf("common.yaml: %w", err)
+	}
+	return common.Parameters, nil
+}
+
+// parseApp reads an app.yaml, of a type that has these parameters beside its own. A field that it does not know is an error that names
 // the line, so that a slip of the pen does not pass in silence.
-func parseApp(doc []byte) (*App, error) {
+func parseApp(doc []byte, shared ...Parameter) (*App, error) {
 	app := &App{}
 	dec := yaml.NewDecoder(bytes.NewReader(doc))
 	dec.KnownFields(true)
@@ -231,7 +313,22 @@ func parseApp(doc []byte) (*App, error) {
 		}
 		return nil, err
 	}
+	app.Parameters = append(app.Parameters, shared...)
+	app.complete()
 	return app, app.validate()
+}
+
+// complete fills in what is the same for all types without an engine.
+func (a *App) complete() {
+	if !a.Plain() || len(a.Health.Test) > 0 {
+		return
+	}
+	h := &a.Health
+	h.Test, h.Retries = []string{"CMD", api.AgentBinary, "health"}, cmp.Or(h.Retries, 6)
+	h.Interval, h.Timeout, h.StartPeriod = cmp.Or(h.Interval, "5s"), cmp.Or(h.Timeout, "5s"), cmp.Or(h.StartPeriod, "60s")
+	if len(a.Volume.Filesystems) == 0 {
+		a.Volume.Filesystems = []string{"ext4", "xfs"}
+	}
 }
 
 func (a *App) validate() error {
@@ -246,6 +343,13 @@ func (a *App) validate() error {
 	check(a.Category != "", "category is missing")
 	check(a.Description != "", "description is missing")
 	check(a.Image.Default != "", "image.default is missing")
+	check(a.Members.Allow(a.Members.Default), "members.default %d is not among %s", a.Members.Default, a.Members)
+	if a.Plain() {
+		check(len(a.Command) > 0, "command is missing: what the image runs by itself, its entrypoint included")
+		check(a.Health.Check != "", "health.check is missing: an http:// or tcp:// URL in the container, or a command as a JSON array")
+		_, _, err := api.ParseOwners(a.User)
+		check(err == nil, "user: %v", err)
+	}
 	check(a.Members.Min >= 1 && a.Members.Min <= a.Members.Default && a.Members.Default <= a.Members.Max,
 		"members: expected 1 <= min <= default <= max, it is min %d, default %d, max %d", a.Members.Min, a.Members.Default, a.Members.Max)
 	check(path.IsAbs(a.Volume.Path), "volume.path %q: expected an absolute path", a.Volume.Path)

@@ -2,6 +2,7 @@ package stacks
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -88,9 +89,29 @@ type data struct {
 	Publish   []Publish
 	Encrypted bool
 	Driver    string
+	// HasFiles: the template gives the members files.
+	HasFiles bool
+
+	parameters map[string]string
+}
+
+// Application is its name, also where .Name is a member's.
+func (d *data) Application() string { return d.Name }
+
+// Set is the value of a parameter, or its default.
+func (d *data) Set(name string) (string, error) {
+	p, err := d.App.Parameter(name)
+	if err != nil {
+		return "", err
+	}
+	if value, ok := d.parameters[name]; ok {
+		return value, nil
+	}
+	return p.Default, nil
 }
 
 type member struct {
+	*data
 	Slot       int
 	Name       string
 	Volume     string
@@ -120,6 +141,8 @@ func (a *App) Complete(o Options) Options {
 	if o.Filesystem == "" {
 		o.Filesystem = a.Volume.Filesystems[0]
 	}
+	o.CPUs = cmp.Or(o.CPUs, a.Resources.CPUs)
+	o.Memory = cmp.Or(o.Memory, int64(a.Resources.Memory))
 	return o
 }
 
@@ -129,8 +152,8 @@ func (a *App) Check(o Options) error {
 	refuse := func(format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%w "+format, append([]any{ErrOption}, args...)...))
 	}
-	if o.Members < a.Members.Min || o.Members > a.Members.Max {
-		refuse("--replicas %d: %s has %d to %d members", o.Members, a.ID, a.Members.Min, a.Members.Max)
+	if !a.Members.Allow(o.Members) {
+		refuse("--replicas %d: %s has %s", o.Members, a.ID, a.Members)
 	}
 	if o.VolumeSize < int64(a.Volume.MinSize) {
 		refuse("--volume-size %s: %s needs %s at least", FormatSize(o.VolumeSize), a.ID, a.Volume.MinSize)
@@ -247,7 +270,7 @@ func (a *App) data(o Options) (*data, error) {
 	d := &data{
 		App: a, Name: o.Name, Image: o.Image, Labels: labels, CPUs: o.CPUs,
 		Networks: o.Networks, Publish: o.Publish, Encrypted: o.Encrypted,
-		Driver: api.PluginName,
+		Driver: api.PluginName, HasFiles: strings.Contains(a.template, "OPENMANAGE_FILE_"), parameters: o.Parameters,
 	}
 	if o.Memory > 0 {
 		d.Memory = FormatSize(o.Memory)
@@ -263,7 +286,7 @@ func (a *App) data(o Options) (*data, error) {
 	for slot := 1; slot <= o.Members; slot++ {
 		name := MemberName(o.Name, slot)
 		m := member{
-			Slot: slot, Name: name, Volume: name, Runtime: name + api.RuntimeSuffix,
+			data: d, Slot: slot, Name: name, Volume: name, Runtime: name + api.RuntimeSuffix,
 			Pin: api.PinLabel(name), Size: FormatSize(o.VolumeSize), Filesystem: o.Filesystem,
 		}
 		if v, ok := o.Volumes[name]; ok {
@@ -291,11 +314,21 @@ func encode(m map[string]string) (string, error) {
 //	quote S   S as a YAML string. A $ is doubled, which `docker stack deploy`
 //	          would otherwise take for a variable
 //	secret S  the name of the application's Docker secret S
+//	json V    V as JSON
+//
+// Beside an application's own there are the templates of common.tmpl.
 func parseTemplate(a *App) (*template.Template, error) {
 	tmpl := template.New(a.ID).Delims("[[", "]]").Option("missingkey=error").Funcs(template.FuncMap{
 		"quote":  quote,
 		"secret": SecretName,
+		"json": func(v any) (string, error) {
+			doc, err := json.Marshal(v)
+			return string(doc), err
+		},
 	})
+	if _, err := tmpl.New("common.tmpl").Parse(a.common); err != nil {
+		return nil, err
+	}
 	return tmpl.Parse(a.template)
 }
 

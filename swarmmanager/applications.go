@@ -462,7 +462,9 @@ func planApplication(o *observed, name string, old store.Application, exists boo
 	}
 	next.Removed, next.Type = nil, first.Spec.Labels[api.LabelType]
 	next.Image = image(first)
-	if next.Primary == "" {
+	if next.NoRoles = first.Spec.Labels[api.LabelRoles] == rolesNone; next.NoRoles {
+		next.Primary, next.Initialized, next.Term = "", true, max(next.Term, 1)
+	} else if next.Primary == "" {
 		next.Primary, next.Term = first.Spec.Labels[api.LabelMember], 1
 	}
 	readPolicies(&next, first)
@@ -488,8 +490,10 @@ func planApplication(o *observed, name string, old store.Application, exists boo
 		}
 	}
 	planDisks(o, old, &next, first, event)
-	planPrimary(o, old, &next, event)
-	forgetFormerPrimary(o, &next)
+	if !next.NoRoles {
+		planPrimary(o, old, &next, event)
+		forgetFormerPrimary(o, &next)
+	}
 	planLeaving(o, &next, event)
 	planApart(o, &next, event)
 	return next, events
@@ -691,6 +695,8 @@ func (a *applications) orders(s api.MemberStatus) api.MemberOrders {
 		}
 	}
 	switch h := app.Handover; {
+	case app.NoRoles:
+		o.Role = api.RoleMember
 	case h != nil && s.Member == h.From:
 		o.Primary, o.Immediate, o.Sync, o.Reason = "", !h.Orderly, app.Sync, "the primary is being changed"
 	case h != nil && !h.Orderly:

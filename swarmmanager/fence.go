@@ -295,7 +295,7 @@ func planUnfence(o *observed, app *store.Application, m store.Member, op memberO
 		return waitFor("waiting until %s is healthy", m.Name).with("taken back by "+op.by, func(m *store.Member) { m.Fenced = nil })
 	case ok && replicas(svc) == 0:
 		return verdict{state: store.OperationDone} // the application is stopped
-	case heard && s.Healthy && s.State == api.StateRunning && s.Term == app.Term && (m.Name == app.Primary || s.Streaming):
+	case heard && s.Healthy && s.State == api.StateRunning && s.Term == app.Term && (m.Name == app.Primary || s.Streaming || app.NoRoles):
 		return verdict{state: store.OperationDone}
 	case op.cancel:
 		return verdict{state: store.OperationCancelled, why: m.Name + " is not fenced any more and comes back by itself"}

@@ -195,6 +195,11 @@ func (m *Manager) writeOperation(ctx context.Context, r store.Record[store.Opera
 	return store.Update(ctx, m.store, store.KindOperation, r, op)
 }
 
+// takesRoles are the operations that make no sense without a primary.
+var takesRoles = map[string]bool{
+	store.OperationSwitchover: true, store.OperationPromote: true, store.OperationRebuild: true, store.OperationScale: true, store.OperationConfig: true,
+}
+
 // target returns the application that an operation is for, as it is recorded; a
 // string that is not empty says why nothing can be done with it.
 func target(o *observed, op store.Operation) (app store.Application, problem string) {
@@ -206,6 +211,8 @@ func target(o *observed, op store.Operation) (app store.Application, problem str
 		return app, op.Target + " was removed"
 	case !r.Value.Initialized:
 		return app, op.Target + " has no database yet"
+	case r.Value.NoRoles && takesRoles[op.Kind]:
+		return app, fmt.Sprintf("%s has no primary: its members are equals, and there is nothing to %s", op.Target, op.Kind)
 	}
 	return r.Value, ""
 }

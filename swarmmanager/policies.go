@@ -14,6 +14,7 @@ import (
 const (
 	primaryLast  = "primary-last"
 	primaryFirst = "primary-first"
+	rolesNone    = "none"
 )
 
 // readPolicies reads the labels that say what is decided by itself, and how

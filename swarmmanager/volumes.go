@@ -1,6 +1,7 @@
 package swarmmanager
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -308,6 +309,8 @@ func (v *volumes) takeUp(ctx context.Context, r store.Record[api.Volume], want a
 		return differs(api.OptionSize, units.BytesSize(float64(have.Size)))
 	case req.Options[api.OptionFilesystem] != "" && want.Filesystem != have.Filesystem:
 		return differs(api.OptionFilesystem, have.Filesystem)
+	case req.Options[api.OptionOwner] != "" && want.Owners != have.Owners:
+		return differs(api.OptionOwner, cmp.Or(have.Owners, "0:0"))
 	case want.Application != have.Application:
 		return differs(api.OptionApplication, have.Application)
 	case want.Member != have.Member:
@@ -331,7 +334,7 @@ func parseSpec(req api.CreateRequest) (api.VolumeSpec, error) {
 	if strings.HasSuffix(req.Name, api.RuntimeSuffix) {
 		return spec, refuse(api.ErrInvalid, "volume %s: names that end in %s are for members' runtime volumes", req.Name, api.RuntimeSuffix)
 	}
-	known := []string{api.OptionSize, api.OptionFilesystem, api.OptionApplication, api.OptionMember}
+	known := []string{api.OptionSize, api.OptionFilesystem, api.OptionOwner}
 	for key, value := range req.Options {
 		switch key {
 		case api.OptionSize:
@@ -345,6 +348,11 @@ func parseSpec(req api.CreateRequest) (api.VolumeSpec, error) {
 				return spec, refuse(api.ErrInvalid, "volume %s: fs %q is not known; choose ext4 or xfs", req.Name, value)
 			}
 			spec.Filesystem = value
+		case api.OptionOwner:
+			if _, _, err := api.ParseOwners(value); err != nil {
+				return spec, refuse(api.ErrInvalid, "volume %s: %v", req.Name, err)
+			}
+			spec.Owners = value
 		case api.OptionApplication:
 			if err := api.ValidateApplicationName(value); err != nil {
 				return spec, refuse(api.ErrInvalid, "volume %s: %v", req.Name, err)
@@ -356,7 +364,7 @@ func parseSpec(req api.CreateRequest) (api.VolumeSpec, error) {
 			}
 			spec.Member = value
 		default:
-			return spec, refuse(api.ErrInvalid, "volume %s: option %q is not known; there are %s", req.Name, key, strings.Join(known[:2], " and "))
+			return spec, refuse(api.ErrInvalid, "volume %s: option %q is not known; there are %s", req.Name, key, strings.Join(known, ", "))
 		}
 	}
 	least := int64(minSize)

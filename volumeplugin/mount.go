@@ -409,7 +409,7 @@ func (v *heldVolume) mountDevice(ctx context.Context, h *hold, dev *blockstore.A
 	} else {
 		h.setSize(dev.Size)
 	}
-	if err := os.Mkdir(v.path(), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := makeRoot(v.path(), rec.Owners); err != nil {
 		return fmt.Errorf("volume %s: %w", v.name, err)
 	}
 	if err := p.saveHolds(); err != nil {
@@ -535,4 +535,25 @@ func (p *plugin) flushRelease(ctx context.Context, name string) {
 	if p.releases[name] == epoch {
 		delete(p.releases, name)
 	}
+}
+
+// makeRoot makes the folder that containers see as the volume, of the owners that
+// were asked for. One that exists is the containers' affair.
+func makeRoot(path, owners string) error {
+	uid, gid, err := api.ParseOwners(owners)
+	if err != nil {
+		return err
+	}
+	// Renamed when it is whole: a plugin that is killed between leaves no folder of root's.
+	fresh := path + ".new"
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.Mkdir(fresh, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	if err := os.Chown(fresh, uid, gid); err != nil {
+		return err
+	}
+	return os.Rename(fresh, path)
 }

@@ -64,7 +64,7 @@ func (o *applicationOptions) resolve(flags *pflag.FlagSet, typeName, name string
 	}
 	var errs []error
 	if flags.Changed("replicas") && o.replicas == 0 {
-		errs = append(errs, fmt.Errorf("%w --replicas 0: %s has %d to %d members", stacks.ErrOption, app.ID, app.Members.Min, app.Members.Max))
+		errs = append(errs, fmt.Errorf("%w --replicas 0: %s has %s", stacks.ErrOption, app.ID, app.Members))
 	}
 	if o.volumeSize != "" {
 		size, err := units.RAMInBytes(o.volumeSize)

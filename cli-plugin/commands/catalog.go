@@ -69,6 +69,9 @@ func (r *catalogRow) Type() string     { return r.app.ID }
 func (r *catalogRow) Aliases() string  { return strings.Join(r.app.Aliases, ",") }
 func (r *catalogRow) Category() string { return r.app.Category }
 func (r *catalogRow) Members() string {
+	if r.app.Members.Min == r.app.Members.Max {
+		return fmt.Sprint(r.app.Members.Min)
+	}
 	return fmt.Sprintf("%d-%d", r.app.Members.Min, r.app.Members.Max)
 }
 func (r *catalogRow) Image() string       { return r.app.Image.Default }
@@ -107,7 +110,7 @@ func runCatalogShow(dockerCLI command.Cli, name, format string) error {
 	fmt.Fprintf(out, "%s: %s\n\n", app.Title, app.Description)
 	fmt.Fprintf(out, "Type:     %s\n", strings.Join(append([]string{app.ID}, app.Aliases...), ", "))
 	fmt.Fprintf(out, "Image:    %s\n", app.Image.Default)
-	fmt.Fprintf(out, "Members:  %d to %d (default %d)\n", app.Members.Min, app.Members.Max, app.Members.Default)
+	fmt.Fprintf(out, "Members:  %s (default %d)\n", app.Members, app.Members.Default)
 	fmt.Fprintf(out, "Volume:   %s (default), at %s, %s\n", app.Volume.Size, app.Volume.Path, strings.Join(app.Volume.Filesystems, " or "))
 	for _, p := range app.Ports {
 		fmt.Fprintf(out, "Port:     %d, %s\n", p.Port, p.Description)

@@ -197,6 +197,9 @@ func runConfigChange(ctx context.Context, dockerCLI command.Cli, o configOptions
 	if err != nil {
 		return err
 	}
+	if kind.Plain() {
+		return fmt.Errorf("the settings of %s are written in its stack, and members get them when they start\nChange them there; the members are restarted one at a time:\n  docker openmanage generate %s %s --set KEY=VALUE … > %s.yml && docker stack deploy -c %s.yml %s", app.Name, kind.ID, app.Name, app.Name, app.Name, app.Name)
+	}
 	c := &change{kind: kind}
 	if err := c.sort(set, unset); err != nil {
 		return err

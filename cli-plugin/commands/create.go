@@ -435,8 +435,31 @@ func (c *creation) run(ctx context.Context, dockerCLI command.Cli, deployer stac
 	if err != nil {
 		return c.explainFailure(ctx, held, err)
 	}
-	fmt.Fprintf(dockerCLI.Out(), "%s is healthy. Next: docker openmanage connect %s\n", c.options.Name, c.options.Name)
+	fmt.Fprintln(dockerCLI.Out(), c.whereItIs())
 	return nil
+}
+
+// whereItIs says how to reach the application.
+func (c *creation) whereItIs() string {
+	name := c.options.Name
+	if !c.app.Plain() {
+		return fmt.Sprintf("%s is healthy. Next: docker openmanage connect %s", name, name)
+	}
+	said := fmt.Sprintf("%s is healthy. In the network %s_default it is", name, name)
+	for _, p := range c.app.Ports {
+		var at []string
+		for _, member := range memberNames(name, c.options.Members) {
+			at = append(at, fmt.Sprintf("%s:%d", member, p.Port))
+		}
+		said += fmt.Sprintf("\n  %s  (%s)", strings.Join(at, " "), p.Description)
+	}
+	for _, p := range c.options.Publish {
+		said += fmt.Sprintf("\n  port %d of the nodes that its members run on, published for %d", p.Published, p.Target)
+	}
+	for _, s := range c.app.Secrets {
+		said += fmt.Sprintf("\n  secret %s: %s", stacks.SecretName(name, s.Name), s.Description)
+	}
+	return said
 }
 
 func (c *creation) make(ctx context.Context, dockerCLI command.Cli, deployer stackdeploy.Deployer, taken *claim.Claim, stack *stacks.Stack, o *createOptions) error {

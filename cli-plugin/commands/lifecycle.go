@@ -52,6 +52,15 @@ func (o *lifecycleOptions) begin(ctx context.Context, dockerCLI command.Cli) (st
 	return app, err
 }
 
+// beginWithPrimary is begin for what makes no sense in an application of equals.
+func (o *lifecycleOptions) beginWithPrimary(ctx context.Context, dockerCLI command.Cli) (store.Application, error) {
+	app, err := o.begin(ctx, dockerCLI)
+	if err == nil && app.NoRoles {
+		err = fmt.Errorf("%s has no primary: the members of a %s are equals, or settle among themselves who leads", app.Name, app.Type)
+	}
+	return app, err
+}
+
 // carryOut asks for an operation and follows it.
 func (o *lifecycleOptions) carryOut(ctx context.Context, dockerCLI command.Cli, kind string, request any) error {
 	records := store.New(dockerCLI.Client())
@@ -89,7 +98,7 @@ that one the primary. Nothing is lost; clients see about a second without a prim
 		Args: cli.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.name = args[0]
-			if _, err := o.begin(cmd.Context(), dockerCLI); err != nil {
+			if _, err := o.beginWithPrimary(cmd.Context(), dockerCLI); err != nil {
 				return err
 			}
 			if err := o.carryOut(cmd.Context(), dockerCLI, store.OperationSwitchover, req); err != nil || o.detach {
@@ -134,7 +143,7 @@ becomes the primary. What only the missing members have is lost.`,
 }
 
 func runPromote(ctx context.Context, dockerCLI command.Cli, o lifecycleOptions, req store.SwitchoverRequest, force, yes bool) error {
-	app, err := o.begin(ctx, dockerCLI)
+	app, err := o.beginWithPrimary(ctx, dockerCLI)
 	if err != nil {
 		return err
 	}
@@ -174,6 +183,10 @@ func sayPrimary(ctx context.Context, dockerCLI command.Cli, name string) error {
 	app, err := application(ctx, dockerCLI, name)
 	if err != nil {
 		return err
+	}
+	if app.NoRoles {
+		fmt.Fprintf(dockerCLI.Out(), "%s is healthy\n", name)
+		return nil
 	}
 	i := slices.IndexFunc(app.Members, func(m store.Member) bool { return m.Name == app.Primary })
 	where := ""
@@ -320,7 +333,10 @@ func rollPlan(app store.Application, req store.RollRequest) []string {
 	}
 	var standbys []string
 	for _, m := range app.Members {
-		if m.Name != app.Primary {
+		switch {
+		case app.NoRoles:
+			standbys = append(standbys, what+" "+m.Name+", wait until it is healthy")
+		case m.Name != app.Primary:
 			standbys = append(standbys, what+" the standby "+m.Name+", wait until it is healthy")
 		}
 	}
@@ -332,6 +348,9 @@ func rollPlan(app store.Application, req store.RollRequest) []string {
 	}
 	if app.Window != "" && !req.Now {
 		plan = append(plan, "wait for the maintenance window, "+app.Window+", now and before each member")
+	}
+	if app.NoRoles {
+		return append(plan, standbys...)
 	}
 	if cmp.Or(req.Order, app.UpgradeOrder) == "primary-first" || len(app.Members) == 1 {
 		return append(append(plan, primary+", the primary, wait until it is healthy"), standbys...)
@@ -427,8 +446,13 @@ func runScale(ctx context.Context, dockerCLI command.Cli, o lifecycleOptions, re
 	if err != nil {
 		return err
 	}
-	if replicas && (req.Members < kind.Members.Min || req.Members > kind.Members.Max) {
-		return fmt.Errorf("--replicas %d: %s has %d to %d members", req.Members, kind.ID, kind.Members.Min, kind.Members.Max)
+	switch {
+	case kind.Members.Min == kind.Members.Max:
+		return fmt.Errorf("the number of members of %s cannot be changed: %s has %s", app.Name, kind.ID, kind.Members)
+	case kind.Members.Scale != "":
+		return fmt.Errorf("the number of members of %s cannot be changed: %s", app.Name, kind.Members.Scale)
+	case replicas && !kind.Members.Allow(req.Members):
+		return fmt.Errorf("--replicas %d: %s has %s", req.Members, kind.ID, kind.Members)
 	}
 	if req.Remove != "" && !slices.ContainsFunc(app.Members, func(m store.Member) bool { return m.Name == req.Remove }) {
 		return fmt.Errorf("%s has no member %s\nSee them with: docker openmanage ps %s", app.Name, req.Remove, app.Name)

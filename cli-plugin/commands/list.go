@@ -136,7 +136,7 @@ func (r *listRow) Status() string {
 		return "problem: " + r.a.Problems[0]
 	case len(r.a.Members) > 0 && healthy == len(r.a.Members):
 		return "healthy"
-	case r.Primary() == "-":
+	case r.Primary() == "-" && !r.a.NoRoles, healthy == 0:
 		return "down"
 	}
 	return "degraded"

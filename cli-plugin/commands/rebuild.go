@@ -40,6 +40,8 @@ func runRebuild(ctx context.Context, dockerCLI command.Cli, o memberOptions) err
 		return err
 	}
 	switch {
+	case app.NoRoles:
+		return fmt.Errorf("the members of %s are no copies of each other, so that there is nothing to rebuild %s from", app.Name, m.Name)
 	case m.Name == app.Primary:
 		return fmt.Errorf("%s is the primary of %s, and the others are copies of it\nHand over first with: docker openmanage switchover %s", m.Name, app.Name, app.Name)
 	case m.Fenced != nil:

@@ -6,6 +6,7 @@ import (
 
 	"github.com/openmanage/openmanage/internal/version"
 	"github.com/openmanage/openmanage/memberagent"
+	"github.com/openmanage/openmanage/stacks/plain"
 	"github.com/openmanage/openmanage/stacks/postgresql"
 	"github.com/openmanage/openmanage/volumeplugin"
 )
@@ -15,5 +16,5 @@ func runVolumePlugin(ctx context.Context, _ []string) (int, error) {
 }
 
 func runAgent(ctx context.Context, args []string) (int, error) {
-	return memberagent.Main(ctx, args, os.Getenv, os.Stdout, os.Stderr, postgresql.Engine{}), nil
+	return memberagent.Main(ctx, args, os.Getenv, os.Stdout, os.Stderr, postgresql.Engine{}, plain.Engine{}), nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -40,6 +41,7 @@ const (
 	LabelLease       = "openmanage.failover.lease"  // LeaseDuration (default) to MaxLease: after how long a silent node has lost the member
 	LabelAlertDisk   = "openmanage.alert.disk"      // percent of a volume's space from which on its use is reported; default 85
 	LabelParameters  = "openmanage.parameters"      // the settings of its servers, a JSON object of strings
+	LabelRoles       = "openmanage.roles"           // none: the leader chooses no primary among its members
 
 	LabelUpgradeOrder = "openmanage.upgrade.order"      // primary-last (default), primary-first
 	LabelWindow       = "openmanage.maintenance.window" // when members may be restarted by an operation
@@ -122,6 +124,20 @@ func ValidateVolumeName(name string) error {
 		return fmt.Errorf("%w: volume %q: letters, digits, dot, dash and underscore, a letter or digit first", ErrName, name)
 	}
 	return nil
+}
+
+// ParseOwners reads VolumeSpec.Owners; "" is root.
+func ParseOwners(s string) (uid, gid int, err error) {
+	if s == "" {
+		return 0, 0, nil
+	}
+	user, group, _ := strings.Cut(s, ":")
+	u, errUser := strconv.ParseUint(user, 10, 31)
+	g, errGroup := strconv.ParseUint(group, 10, 31)
+	if errUser != nil || errGroup != nil {
+		return 0, 0, fmt.Errorf("owner %q: expected UID:GID, two numbers, such as 1000:1000", s)
+	}
+	return int(u), int(g), nil
 }
 
 // RuntimeSuffix ends the name of a member's runtime volume: agent binary and

@@ -156,6 +156,9 @@ type Role string
 const (
 	RolePrimary Role = "primary"
 	RoleStandby Role = "standby"
+	// RoleMember is of an application without roles (LabelRoles): each member is what
+	// the others are, or they settle among themselves who leads.
+	RoleMember Role = "member"
 )
 
 // MemberState is where a member's engine is in its life.

@@ -24,6 +24,9 @@ type VolumeSpec struct {
 	Size       int64  `json:"size"`    // bytes
 	Filesystem string `json:"fs"`      // ext4 or xfs
 	Backend    string `json:"backend"` // file
+	// Owners are the user and the group, as numbers, that the volume's root folder is
+	// given to when it is made: "1000:1000". "": root.
+	Owners string `json:"owners,omitempty"`
 	// Application and Member are empty for a volume made without the catalog.
 	Application string `json:"application,omitempty"`
 	Member      string `json:"member,omitempty"`
@@ -97,6 +100,7 @@ type CreateRequest struct {
 const (
 	OptionSize        = "size"        // 10GiB; default 1GiB
 	OptionFilesystem  = "fs"          // ext4 (default) or xfs
+	OptionOwner       = "owner"       // UID:GID of the root folder; default 0:0
 	OptionApplication = "application" // set by the catalog
 	OptionMember      = "member"      // set by the catalog
 )

@@ -81,6 +81,8 @@ type Application struct {
 	// Initialized: the database was made once. An empty data directory is an
 	// error from then on.
 	Initialized bool   `json:"initialized"`
+	// NoRoles: nobody is the primary, and nothing is said above of one.
+	NoRoles  bool   `json:"noRoles,omitempty"`
 	SystemID    string `json:"systemID,omitempty"`
 	SyncMode    string `json:"syncMode,omitempty"`   // quorum, strict or off
 	NoFailover  bool   `json:"noFailover,omitempty"` // as its label asks

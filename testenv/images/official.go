@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -14,7 +15,7 @@ import (
 
 // recipes make what can stand in for official images, by their names.
 func recipes() map[string]Recipe {
-	return map[string]Recipe{
+	all := map[string]Recipe{
 		"debian:trixie-slim": {
 			Name: "debian", Suite: "trixie", Variant: "minbase",
 			After:  []string{dropDocumentation},
@@ -26,6 +27,8 @@ func recipes() map[string]Recipe {
 		"patroni:17":    patroniRecipe("17"),
 		"patroni:17.7":  patroniRecipe("17.7"),
 	}
+	maps.Copy(all, catalogRecipes())
+	return all
 }
 
 // Names of the official images that can be had without Docker Hub.

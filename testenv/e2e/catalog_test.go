@@ -1,0 +1,210 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
+
+	"github.com/openmanage/openmanage/testenv/cluster"
+	"github.com/openmanage/openmanage/testenv/product"
+)
+
+// catalogued is an application of the catalog, and how a client uses it.
+type catalogued struct {
+	typ, name   string
+	image, next string   // to be created with, and to upgrade to
+	create      []string // options of create
+	members     int
+	// put and get are shell commands for a container of the image in the application's
+	// network: put writes $1 and fails unless that is acknowledged, get prints what was
+	// written as $1.
+	put, get string
+	// set is a parameter for an edited stack.
+	set string
+}
+
+var catalogueds = []catalogued{
+	{
+		typ: "etcd", name: "kv", image: "etcd:3.5", next: "etcd:3.5.99", members: 3, create: []string{"--volume-size", "256MiB", "--memory", "512MiB"},
+		put: "etcdctl --endpoints=kv-1:2379,kv-2:2379,kv-3:2379 --dial-timeout=1s --command-timeout=3s put key-$1 value-$1 >/dev/null",
+		get: "etcdctl --endpoints=kv-1:2379,kv-2:2379,kv-3:2379 get --print-value-only key-$1",
+		set: "snapshot_count=5000",
+	},
+}
+
+func (a catalogued) member(i int) string { return fmt.Sprintf("%s-%d", a.name, i) }
+
+// An application of the catalog answers by its members' names, keeps what it
+// acknowledged while it is restarted, upgraded, changed and loses a node, refuses an
+// image that does not run, and leaves nothing but its volumes.
+func TestCatalogApplications(t *testing.T) {
+	for _, a := range catalogueds {
+		t.Run(a.typ, func(t *testing.T) {
+			s, ctx := swarm(t)
+			s.catalogImages(t, ctx, a.image, a.next)
+			s.removeLeftovers(t, ctx, a.name)
+			t.Cleanup(func() {
+				ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+				defer cancel()
+				s.stopUser(ctx, a)
+				s.removeLeftovers(t, ctx, a.name)
+			})
+			args := append([]string{"create", a.typ, a.name, "--image", a.image, "--yes"}, a.create...)
+			out, err := s.CLI(ctx, args...)
+			assert.NilError(t, err)
+			assert.Check(t, is.Contains(out, a.name+" is healthy"))
+			for i := range a.members {
+				assert.Check(t, is.Contains(out, a.member(i+1)+":"))
+			}
+			s.use(t, ctx, a)
+
+			_, err = s.CLI(ctx, "restart", a.name)
+			assert.NilError(t, err)
+			s.keeps(t, ctx, a, "restart")
+
+			_, err = s.CLI(ctx, "upgrade", a.name, "--image", a.next)
+			assert.NilError(t, err)
+			s.keeps(t, ctx, a, "upgrade")
+			_, err = s.CLI(ctx, "upgrade", a.name, "--image", "debian:trixie-slim")
+			assert.ErrorContains(t, err, "It was rolled back and is healthy; no other member was changed")
+			s.keeps(t, ctx, a, "an image without the server")
+
+			// An edited stack is a rolling change too.
+			args = append([]string{"generate", a.typ, a.name, "--image", a.next, "--set", a.set}, a.create...)
+			stack, err := s.CLI(ctx, args...)
+			assert.NilError(t, err)
+			_, stderr, err := s.Input(ctx, strings.NewReader(stack), "stack", "deploy", "--detach", "--compose-file", "-", a.name)
+			assert.NilError(t, err, stderr)
+			assert.NilError(t, product.Until(ctx, 3*time.Minute, "the edited stack in all members", func(ctx context.Context) error {
+				out, err := s.Docker(ctx, "stack", "services", a.name, "--format", "{{.Name}}")
+				if err != nil {
+					return err
+				}
+				for _, service := range strings.Fields(out) {
+					state, err := s.Docker(ctx, "service", "inspect", service, "--format", "{{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}")
+					if err != nil || state != "completed" {
+						return errors.Join(err, fmt.Errorf("%s is %s", service, state))
+					}
+				}
+				return nil
+			}))
+			s.keeps(t, ctx, a, "edited stack")
+
+			s.killUnder(t, ctx, a)
+			s.keeps(t, ctx, a, "node killed")
+
+			// Taken away and taken up again.
+			s.stopUser(ctx, a)
+			_, err = s.CLI(ctx, "rm", a.name, "--yes")
+			assert.NilError(t, err)
+			for _, kind := range []string{"service", "network"} {
+				left, err := s.Docker(ctx, kind, "ls", "--quiet", "--filter", "label=com.docker.stack.namespace="+a.name)
+				assert.NilError(t, err)
+				assert.Equal(t, left, "", kind)
+			}
+			args = append([]string{"create", a.typ, a.name, "--image", a.next, "--yes"}, a.create...)
+			_, err = s.CLI(ctx, args...)
+			assert.NilError(t, err)
+			s.use(t, ctx, a)
+			s.keeps(t, ctx, a, "removed and created again")
+		})
+	}
+}
+
+// catalogImages has images made, which takes a while the first time, and only if a
+// test wants them.
+func (s *suite) catalogImages(t *testing.T, ctx context.Context, names ...string) {
+	t.Helper()
+	builder, err := cluster.Prepare(ctx, s.c.Host)
+	assert.NilError(t, err)
+	assert.NilError(t, builder.EnsureOfficial(ctx, names...))
+}
+
+func (a catalogued) user() string { return "use-" + a.name }
+
+// use has a client write without end, on the node that commands go through. It prints
+// what was acknowledged.
+func (s *suite) use(t *testing.T, ctx context.Context, a catalogued) {
+	t.Helper()
+	loop := "put() { " + a.put + "; }\ni=0; while :; do i=$((i+1)); if put $RUN$i 2>/dev/null; then echo $RUN$i; else sleep 0.2; fi; done"
+	_, err := s.Docker(ctx, "run", "--detach", "--name", a.user(), "--stop-timeout", "1", "--network", a.name+"_default", "--env", "RUN="+strconv.FormatInt(time.Now().Unix(), 36)+"x",
+		"--log-opt", "max-size=50m", a.image, "sh", "-c", loop)
+	assert.NilError(t, err)
+	s.writesOn(t, ctx, a)
+}
+
+func (s *suite) acknowledged(ctx context.Context, a catalogued) ([]string, error) {
+	out, err := s.Docker(ctx, "logs", a.user())
+	return strings.Fields(out), err
+}
+
+func (s *suite) stopUser(ctx context.Context, a catalogued) {
+	_, _ = s.Docker(ctx, "rm", "--force", a.user()) // it may be gone
+}
+
+func (s *suite) writesOn(t *testing.T, ctx context.Context, a catalogued) {
+	t.Helper()
+	before, err := s.acknowledged(ctx, a)
+	assert.NilError(t, err)
+	assert.NilError(t, product.Until(ctx, time.Minute, "writes of "+a.user(), func(ctx context.Context) error {
+		now, err := s.acknowledged(ctx, a)
+		if err == nil && len(now) < len(before)+3 {
+			err = fmt.Errorf("%d were acknowledged, %d before", len(now), len(before))
+		}
+		return err
+	}))
+}
+
+// keeps checks that all is healthy, that writes go on, and that nothing that was
+// acknowledged is missing.
+func (s *suite) keeps(t *testing.T, ctx context.Context, a catalogued, what string) {
+	t.Helper()
+	_, err := s.WaitHealthy(ctx, a.name, a.members, 3*time.Minute)
+	assert.NilError(t, err, what)
+	s.writesOn(t, ctx, a)
+	written, err := s.acknowledged(ctx, a)
+	assert.NilError(t, err)
+	script := "get() { " + a.get + "; }\nfor i in " + strings.Join(written, " ") + "; do [ \"$(get $i)\" = value-$i ] || echo $i; done"
+	lost, stderr, err := s.Input(ctx, nil, "exec", a.user(), "sh", "-c", script)
+	assert.NilError(t, err, stderr)
+	assert.Equal(t, strings.TrimSpace(lost), "", "%s: of %d acknowledged writes these are missing", what, len(written))
+	t.Logf("%s: %d acknowledged writes are there", what, len(written))
+}
+
+// killUnder kills the node of a member that the client does not run on, waits until
+// the member is back elsewhere, and starts the node again.
+func (s *suite) killUnder(t *testing.T, ctx context.Context, a catalogued) {
+	t.Helper()
+	members, err := s.Members(ctx, a.name)
+	assert.NilError(t, err)
+	var victim product.Member
+	for _, m := range members {
+		if m.Node != s.Via.Name {
+			victim = m
+		}
+	}
+	if victim.Member == "" {
+		t.Fatal("all members are on the client's node")
+	}
+	node := s.node(t, victim.Node)
+	assert.NilError(t, node.Kill(ctx))
+	s.writesOn(t, ctx, a)
+	assert.NilError(t, product.Until(ctx, 3*time.Minute, victim.Member+" elsewhere", func(ctx context.Context) error {
+		now, err := s.Members(ctx, a.name)
+		for _, m := range now {
+			if m.Member == victim.Member && (m.Node == victim.Node || m.Health != "healthy") {
+				err = errors.Join(err, fmt.Errorf("it is %s on %s: %s", m.State, m.Node, m.Message))
+			}
+		}
+		return err
+	}))
+	assert.NilError(t, node.Start(ctx))
+	assert.NilError(t, s.c.WaitReady(ctx))
+}
