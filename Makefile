@@ -9,7 +9,7 @@ LDFLAGS = -s -w -X github.com/openmanage/openmanage/internal/version.Version=$(V
 LINT    = $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build install image test test-unit bench chaos demo demo-clean lint fmt clean
+.PHONY: help build install image test test-catalog test-unit bench chaos demo demo-clean lint fmt clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,6 +28,10 @@ image: ## build the image and the managed plugin into the testenv's registry
 test: ## run every test, the end-to-end tests on a real Swarm included
 	$(GO) run ./testenv setup
 	$(GO) test -count=1 -p 2 -timeout 75m ./...
+
+test-catalog: ## try every application of the catalog that can be run here
+	$(GO) run ./testenv setup
+	OPENMANAGE_CATALOG=1 $(GO) test -count=1 -timeout 2h -v ./testenv/e2e -run '^TestCatalogApplications$$'
 
 test-unit: ## run the tests that need no Swarm
 	$(GO) test -short ./...

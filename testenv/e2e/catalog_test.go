@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -13,6 +15,7 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 
 	"github.com/openmanage/openmanage/testenv/cluster"
+	"github.com/openmanage/openmanage/testenv/host"
 	"github.com/openmanage/openmanage/testenv/product"
 )
 
@@ -22,21 +25,32 @@ type catalogued struct {
 	image, next string   // to be created with, and to upgrade to
 	create      []string // options of create
 	members     int
-	// put and get are shell commands for a container of the image in the application's
-	// network: put writes $1 and fails unless that is acknowledged, get prints what was
-	// written as $1.
-	put, get string
-	// set is a parameter for an edited stack.
-	set string
+	set         string // a parameter for an edited stack
+	// write is a shell command that writes values without end and prints those that were
+	// acknowledged, read one that prints all that are there. They run in a container of
+	// clientImage in the application's network, with testenv/use at /use/use and the
+	// secrets as the variables that are named for them.
+	clientImage, write, read string
+	secrets                  map[string]string // variable: secret
+	only                     bool              // with make test-catalog
 }
 
-var catalogueds = []catalogued{
-	{
-		typ: "etcd", name: "kv", image: "etcd:3.5", next: "etcd:3.5.99", members: 3, create: []string{"--volume-size", "256MiB", "--memory", "512MiB"},
-		put: "etcdctl --endpoints=kv-1:2379,kv-2:2379,kv-3:2379 --dial-timeout=1s --command-timeout=3s put key-$1 value-$1 >/dev/null",
-		get: "etcdctl --endpoints=kv-1:2379,kv-2:2379,kv-3:2379 get --print-value-only key-$1",
-		set: "snapshot_count=5000",
-	},
+func catalogueds() []catalogued {
+	const etcd = "etcdctl --endpoints=kv-1:2379,kv-2:2379,kv-3:2379 --dial-timeout=1s --command-timeout=3s "
+	const amqp = "amqp mq-1,mq-2,mq-3 admin ADMIN_PASSWORD"
+	return []catalogued{
+		{
+			typ: "etcd", name: "kv", image: "etcd:3.5", next: "etcd:3.5.99", members: 3, create: []string{"--volume-size", "256MiB", "--memory", "512MiB"},
+			set: "snapshot_count=5000", clientImage: "etcd:3.5",
+			write: "i=0; while :; do i=$((i+1)); if " + etcd + "put key-$RUN$i $RUN$i >/dev/null 2>&1; then echo $RUN$i; else sleep 0.2; fi; done",
+			read:  etcd + "get --prefix --print-value-only key-",
+		},
+		{
+			typ: "rabbitmq", name: "mq", image: "rabbitmq:4-management", next: "rabbitmq:4.99-management", members: 3, create: []string{"--volume-size", "512MiB", "--memory", "768MiB"},
+			set: "heartbeat=30", clientImage: "debian:trixie-slim", write: "/use/use write " + amqp, read: "/use/use read " + amqp,
+			secrets: map[string]string{"ADMIN_PASSWORD": "admin-password"}, only: true,
+		},
+	}
 }
 
 func (a catalogued) member(i int) string { return fmt.Sprintf("%s-%d", a.name, i) }
@@ -45,10 +59,13 @@ func (a catalogued) member(i int) string { return fmt.Sprintf("%s-%d", a.name, i
 // acknowledged while it is restarted, upgraded, changed and loses a node, refuses an
 // image that does not run, and leaves nothing but its volumes.
 func TestCatalogApplications(t *testing.T) {
-	for _, a := range catalogueds {
+	for _, a := range catalogueds() {
 		t.Run(a.typ, func(t *testing.T) {
+			if a.only && !wholeCatalog() {
+				t.Skip("with make test-catalog")
+			}
 			s, ctx := swarm(t)
-			s.catalogImages(t, ctx, a.image, a.next)
+			s.catalogImages(t, ctx, a.image, a.next, a.clientImage)
 			s.removeLeftovers(t, ctx, a.name)
 			t.Cleanup(func() {
 				ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
@@ -129,15 +146,54 @@ func (s *suite) catalogImages(t *testing.T, ctx context.Context, names ...string
 
 func (a catalogued) user() string { return "use-" + a.name }
 
+// wholeCatalog tells whether every application is to be tried (make test-catalog).
+func wholeCatalog() bool { return long() || os.Getenv("OPENMANAGE_CATALOG") != "" }
+
+// useDir is where every node has the client, below the folder for volumes.
+const useDir = "use"
+
 // use has a client write without end, on the node that commands go through. It prints
 // what was acknowledged.
 func (s *suite) use(t *testing.T, ctx context.Context, a catalogued) {
 	t.Helper()
-	loop := "put() { " + a.put + "; }\ni=0; while :; do i=$((i+1)); if put $RUN$i 2>/dev/null; then echo $RUN$i; else sleep 0.2; fi; done"
-	_, err := s.Docker(ctx, "run", "--detach", "--name", a.user(), "--stop-timeout", "1", "--network", a.name+"_default", "--env", "RUN="+strconv.FormatInt(time.Now().Unix(), 36)+"x",
-		"--log-opt", "max-size=50m", a.image, "sh", "-c", loop)
+	dir := filepath.Join(s.c.Nodes()[0].Storage(), useDir)
+	assert.NilError(t, os.MkdirAll(dir, 0o755))
+	_, err := host.Run(ctx, "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-o", filepath.Join(dir, "use"), "github.com/openmanage/openmanage/testenv/use")
+	assert.NilError(t, err)
+	args := []string{
+		"run", "--detach", "--name", a.user(), "--stop-timeout", "1", "--network", a.name + "_default",
+		"--env", "RUN=" + strconv.FormatInt(time.Now().Unix(), 36) + "x",
+		"--mount", "type=bind,readonly,source=" + cluster.StoragePath + "/" + useDir + ",target=/use",
+	}
+	for variable, secret := range a.secrets {
+		value, err := s.secretOf(ctx, a, secret)
+		assert.NilError(t, err)
+		args = append(args, "--env", variable+"="+value)
+	}
+	_, err = s.Docker(ctx, append(args, a.clientImage, "sh", "-c", a.write)...)
 	assert.NilError(t, err)
 	s.writesOn(t, ctx, a)
+}
+
+// secretOf reads a secret where a member has it.
+func (s *suite) secretOf(ctx context.Context, a catalogued, secret string) (string, error) {
+	members, err := s.Members(ctx, a.name)
+	if err != nil {
+		return "", err
+	}
+	n, err := s.named(members[0].Node)
+	if err != nil {
+		return "", err
+	}
+	id := "$(docker ps -q --filter label=com.docker.swarm.service.name=" + a.name + "_1)"
+	if members[0].Member != a.member(1) {
+		return "", fmt.Errorf("the first member is %s", members[0].Member)
+	}
+	out, stderr, err := n.Exec(ctx, "sh", "-c", "docker exec "+id+" cat /run/secrets/"+secret)
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, stderr)
+	}
+	return strings.TrimSpace(out), err
 }
 
 func (s *suite) acknowledged(ctx context.Context, a catalogued) ([]string, error) {
@@ -171,10 +227,19 @@ func (s *suite) keeps(t *testing.T, ctx context.Context, a catalogued, what stri
 	s.writesOn(t, ctx, a)
 	written, err := s.acknowledged(ctx, a)
 	assert.NilError(t, err)
-	script := "get() { " + a.get + "; }\nfor i in " + strings.Join(written, " ") + "; do [ \"$(get $i)\" = value-$i ] || echo $i; done"
-	lost, stderr, err := s.Input(ctx, nil, "exec", a.user(), "sh", "-c", script)
-	assert.NilError(t, err, stderr)
-	assert.Equal(t, strings.TrimSpace(lost), "", "%s: of %d acknowledged writes these are missing", what, len(written))
+	out, stderr, err := s.Input(ctx, nil, "exec", a.user(), "sh", "-c", a.read)
+	assert.NilError(t, err, "%s: %s", what, stderr)
+	there := map[string]bool{}
+	for _, value := range strings.Fields(out) {
+		there[value] = true
+	}
+	var lost []string
+	for _, value := range written {
+		if !there[value] {
+			lost = append(lost, value)
+		}
+	}
+	assert.Equal(t, len(lost), 0, "%s: of %d acknowledged writes %d are missing: %v", what, len(written), len(lost), lost[:min(10, len(lost))])
 	t.Logf("%s: %d acknowledged writes are there", what, len(written))
 }
 

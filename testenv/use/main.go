@@ -1,0 +1,67 @@
+// Command use is a client of the catalog's applications for the end-to-end tests: it
+// writes values until it is killed and prints each one that was acknowledged, or it
+// prints all values that are there. It runs in a container in the application's network.
+//
+//	use write|read amqp HOST,HOST,... USER PASSWORD_VARIABLE
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// store is an application as this client uses it. Its methods are called one at a time.
+type store interface {
+	// put returns nil only if the value is acknowledged to be kept.
+	put(ctx context.Context, value string) error
+	// all returns every value.
+	all(ctx context.Context) ([]string, error)
+}
+
+// putTimeout is for one value. One that is not acknowledged by then may be kept or not.
+const putTimeout = 5 * time.Second
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "use:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	if len(args) != 5 || args[1] != "amqp" {
+		return fmt.Errorf("unknown arguments %q", args)
+	}
+	s := &amqpStore{hosts: strings.Split(args[2], ","), user: args[3], password: os.Getenv(args[4])}
+	if args[0] == "read" {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		values, err := s.all(ctx)
+		fmt.Println(strings.Join(values, "\n"))
+		return err
+	}
+	write(s)
+	return nil
+}
+
+// write writes without end. Values differ from those of any other run.
+func write(s store) {
+	prefix := strconv.FormatInt(time.Now().UnixNano(), 36) + "x"
+	for i := 1; ; i++ {
+		value := prefix + strconv.Itoa(i)
+		ctx, cancel := context.WithTimeout(context.Background(), putTimeout)
+		err := s.put(ctx, value)
+		cancel()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, value, err)
+			time.Sleep(200 * time.Millisecond)
+			continue
+		}
+		fmt.Println(value)
+		time.Sleep(10 * time.Millisecond)
+	}
+}
