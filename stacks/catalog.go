@@ -140,6 +140,8 @@ type Volume struct {
 type Secret struct {
 	Name        string `yaml:"name" json:"name"`
 	Description string `yaml:"description" json:"description"`
+	// Prefix begins the value, for applications that want certain characters in it.
+	Prefix string `yaml:"prefix" json:"prefix,omitempty"`
 }
 
 // Port is one on which a member answers.

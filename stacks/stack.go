@@ -3,6 +3,8 @@ package stacks
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -315,6 +317,8 @@ func encode(m map[string]string) (string, error) {
 //	          would otherwise take for a variable
 //	secret S  the name of the application's Docker secret S
 //	json V    V as JSON
+//	min A B   the smaller number
+//	uuid S    a UUID that follows from S, in 22 characters of base64url
 //
 // Beside an application's own there are the templates of common.tmpl.
 func parseTemplate(a *App) (*template.Template, error) {
@@ -326,6 +330,14 @@ func parseTemplate(a *App) (*template.Template, error) {
 			return string(doc), err
 		},
 	})
+	funcs := template.FuncMap{
+		"min": func(a, b int) int { return min(a, b) },
+		"uuid": func(s string) string {
+			sum := sha256.Sum256([]byte("openmanage\x00" + s))
+			return strings.ReplaceAll(base64.RawURLEncoding.EncodeToString(sum[:16]), "-", "_")
+		},
+	}
+	tmpl.Funcs(funcs)
 	if _, err := tmpl.New("common.tmpl").Parse(a.common); err != nil {
 		return nil, err
 	}

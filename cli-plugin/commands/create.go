@@ -466,7 +466,7 @@ func (c *creation) make(ctx context.Context, dockerCLI command.Cli, deployer sta
 	docker, name := dockerCLI.Client(), c.options.Name
 	taken.Step(ctx, "secrets")
 	for _, s := range c.app.Secrets {
-		made, err := ensureSecret(ctx, docker, c.app.ID, name, s.Name)
+		made, err := ensureSecret(ctx, docker, c.app.ID, name, s)
 		if err != nil {
 			return err
 		}

@@ -17,8 +17,8 @@ import (
 // ensureSecret makes a secret of an application, with a random value that is kept
 // nowhere else, and says whether it did. One that exists is kept: the database
 // knows its value.
-func ensureSecret(ctx context.Context, docker client.APIClient, typeID, application, secret string) (bool, error) {
-	name := stacks.SecretName(application, secret)
+func ensureSecret(ctx context.Context, docker client.APIClient, typeID, application string, secret stacks.Secret) (bool, error) {
+	name := stacks.SecretName(application, secret.Name)
 	res, err := docker.SecretList(ctx, client.SecretListOptions{Filters: make(client.Filters).Add("name", name)})
 	if err != nil {
 		return false, fmt.Errorf("look for secret %s: %w", name, err)
@@ -32,7 +32,7 @@ func ensureSecret(ctx context.Context, docker client.APIClient, typeID, applicat
 	_, _ = rand.Read(random[:]) // never fails
 	_, err = docker.SecretCreate(ctx, client.SecretCreateOptions{Spec: swarm.SecretSpec{
 		Annotations: swarm.Annotations{Name: name, Labels: map[string]string{api.LabelApplication: application, api.LabelType: typeID}},
-		Data:        []byte(hex.EncodeToString(random[:])),
+		Data:        []byte(secret.Prefix + hex.EncodeToString(random[:])),
 	}})
 	if cerrdefs.IsConflict(err) || cerrdefs.IsAlreadyExists(err) {
 		return false, nil
