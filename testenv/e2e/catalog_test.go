@@ -50,6 +50,14 @@ func catalogueds() []catalogued {
 			set: "heartbeat=30", clientImage: "debian:trixie-slim", write: "/use/use write " + amqp, read: "/use/use read " + amqp,
 			secrets: map[string]string{"ADMIN_PASSWORD": "admin-password"}, only: true,
 		},
+		{
+			typ: "kafka", name: "ka", image: "apache/kafka:4.1.0", next: "apache/kafka:4.1.99", members: 3, create: []string{"--volume-size", "512MiB", "--memory", "1GiB"},
+			set: "log_retention_hours=48", clientImage: "debian:trixie-slim", write: "/use/use write kafka ka-1:9092,ka-2:9092,ka-3:9092", read: "/use/use read kafka ka-1:9092,ka-2:9092,ka-3:9092", only: true,
+		},
+		{
+			typ: "opensearch", name: "os", image: "opensearchproject/opensearch:3.2.0", next: "opensearchproject/opensearch:3.2.99", members: 3, create: []string{"--volume-size", "512MiB", "--memory", "1536MiB", "--set", "heap=512m"},
+			set: "heap=600m", clientImage: "debian:trixie-slim", write: "/use/use write opensearch os-1,os-2,os-3", read: "/use/use read opensearch os-1,os-2,os-3", only: true,
+		},
 	}
 }
 

@@ -10,6 +10,8 @@ func catalogRecipes() map[string]Recipe {
 	for name, recipe := range map[string]func(version string) Recipe{
 		"etcd:3.5": etcdRecipe, "etcd:3.5.99": etcdRecipe,
 		"rabbitmq:4-management": rabbitmqRecipe, "rabbitmq:4.99-management": rabbitmqRecipe,
+		"apache/kafka:4.1.0": kafkaRecipe, "apache/kafka:4.1.99": kafkaRecipe,
+		"opensearchproject/opensearch:3.2.0": opensearchRecipe, "opensearchproject/opensearch:3.2.99": opensearchRecipe,
 		"prom/prometheus:v3.5.0": prometheusRecipe, "prom/prometheus:v3.5.99": prometheusRecipe,
 	} {
 		_, tag, _ := strings.Cut(name, ":")
@@ -78,6 +80,84 @@ func prometheusRecipe(version string) Recipe {
 			"USER nobody", "WORKDIR /prometheus", "VOLUME /prometheus", "EXPOSE 9090",
 			`ENTRYPOINT ["/bin/prometheus"]`,
 			`CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]`,
+		},
+	}
+}
+
+// javaHome is Debian's, for servers from Maven Central.
+const javaHome = "/usr/lib/jvm/default-java"
+
+// kafkaRun does for the stack of the catalog what the official image's script does: every
+// variable KAFKA_SOME_NAME becomes the property some.name, the folder is formatted once.
+const kafkaRun = `#!/bin/bash
+set -e
+properties=/opt/kafka/config/server.properties
+env | grep '^KAFKA_' | grep -v '^KAFKA_\(HEAP_OPTS\|OPTS\)=' | while IFS='=' read -r name value; do
+	name=${name#KAFKA_}
+	name=${name,,}
+	echo "${name//_/.}=$value"
+done >"$properties"
+kafka="java $KAFKA_HEAP_OPTS -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp /opt/kafka/libs/*"
+$kafka kafka.tools.StorageTool format --ignore-formatted --cluster-id "$CLUSTER_ID" --config "$properties"
+exec $kafka kafka.Kafka "$properties"
+`
+
+func kafkaRecipe(version string) Recipe {
+	return Recipe{
+		Name: "kafka", Suite: "trixie", Variant: "minbase",
+		Packages:  []string{"default-jre-headless"},
+		Artifacts: &Artifacts{Jars: []string{"org.apache.kafka:kafka_2.13:4.1.0", "org.apache.kafka:kafka-tools:4.1.0", "org.slf4j:slf4j-simple:1.7.36"}, Into: "/opt/kafka/libs"},
+		Files: map[string]File{
+			"/__cacert_entrypoint.sh": {Content: execEntrypoint, Mode: 0o755},
+			"/etc/kafka/docker/run":   {Content: kafkaRun, Mode: 0o755},
+		},
+		After: []string{
+			`chroot "$1" useradd --uid 1000 --user-group appuser`,
+			`chroot "$1" install --directory --owner=appuser --group=appuser /opt/kafka/config /var/lib/kafka/data`,
+			dropDocumentation,
+		},
+		Config: []string{
+			"ENV PATH=" + defaultPath, "LABEL org.opencontainers.image.version=" + version,
+			"USER appuser", "EXPOSE 9092",
+			`ENTRYPOINT ["/__cacert_entrypoint.sh"]`, `CMD ["/etc/kafka/docker/run"]`,
+		},
+	}
+}
+
+// opensearchRun does what the official image's entrypoint does: every variable with a dot in its
+// name becomes a setting.
+const opensearchRun = `#!/bin/bash
+settings=()
+while IFS='=' read -r -d '' name value; do
+	if [[ $name =~ ^[a-z0-9_]+\.[a-z0-9_.]+$ ]]; then settings+=("-E$name=$value"); fi
+done < <(env --null)
+exec bin/opensearch "${settings[@]}"
+`
+
+// opensearchRecipe is the server without the plugins of the official image: there is no
+// security plugin, so neither TLS nor a password. It maps no files, so that it starts on a
+// machine whose vm.max_map_count is the kernel's default.
+func opensearchRecipe(version string) Recipe {
+	const home = "/usr/share/opensearch"
+	return Recipe{
+		Name: "opensearch", Suite: "trixie", Variant: "minbase",
+		Packages:  []string{"default-jre-headless"},
+		Artifacts: &Artifacts{Zips: []string{"org.opensearch.distribution.integ-test-zip:opensearch:3.2.0"}, Into: home},
+		Files: map[string]File{
+			home + "/opensearch-docker-entrypoint.sh": {Content: opensearchRun, Mode: 0o755},
+		},
+		After: []string{
+			`echo 'node.store.allow_mmap: false' >> "$1` + home + `/config/opensearch.yml"`,
+			`chroot "$1" useradd --uid 1000 --user-group --home-dir ` + home + ` opensearch`,
+			`chroot "$1" install --directory --owner=opensearch --group=opensearch ` + home + `/data ` + home + `/logs`,
+			`chroot "$1" chown --recursive opensearch:opensearch ` + home,
+			`chmod +x "$1` + home + `"/bin/*`,
+			dropDocumentation,
+		},
+		Config: []string{
+			"ENV PATH=" + home + "/bin:" + defaultPath + " JAVA_HOME=" + javaHome, "LABEL org.opencontainers.image.version=" + version,
+			"USER 1000", "WORKDIR " + home, "EXPOSE 9200 9300",
+			`ENTRYPOINT ["./opensearch-docker-entrypoint.sh"]`, `CMD ["opensearch"]`,
 		},
 	}
 }

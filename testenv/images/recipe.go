@@ -26,6 +26,8 @@ type Recipe struct {
 	// Before are shell commands that run when only essential packages are there;
 	// "$1" is the root filesystem.
 	Before []string
+	// Artifacts are added from Maven Central, if not nil.
+	Artifacts *Artifacts `json:",omitempty"`
 	// Files are written into the result, by path: what they hold and their mode.
 	Files map[string]File
 	// After are shell commands that run last; "$1" is the root filesystem.
@@ -101,6 +103,11 @@ func mmdebstrap(ctx context.Context, r Recipe, work, result string) error {
 	tree := filepath.Join(work, "files")
 	if err := writeFiles(tree, r.Files); err != nil {
 		return err
+	}
+	if r.Artifacts != nil {
+		if err := r.Artifacts.fetch(ctx, work, tree); err != nil {
+			return err
+		}
 	}
 	args := []string{"--quiet", "--mode=root", "--variant=" + r.Variant}
 	for _, option := range options {

@@ -3,6 +3,7 @@
 // prints all values that are there. It runs in a container in the application's network.
 //
 //	use write|read amqp HOST,HOST,... USER PASSWORD_VARIABLE
+//	use write|read kafka|opensearch HOST,HOST,...
 package main
 
 import (
@@ -33,10 +34,10 @@ func main() {
 }
 
 func run(args []string) error {
-	if len(args) != 5 || args[1] != "amqp" {
-		return fmt.Errorf("unknown arguments %q", args)
+	s, err := open(args)
+	if err != nil {
+		return err
 	}
-	s := &amqpStore{hosts: strings.Split(args[2], ","), user: args[3], password: os.Getenv(args[4])}
 	if args[0] == "read" {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
@@ -46,6 +47,18 @@ func run(args []string) error {
 	}
 	write(s)
 	return nil
+}
+
+func open(args []string) (store, error) {
+	switch {
+	case len(args) == 5 && args[1] == "amqp":
+		return &amqpStore{hosts: strings.Split(args[2], ","), user: args[3], password: os.Getenv(args[4])}, nil
+	case len(args) == 3 && args[1] == "kafka":
+		return &kafkaStore{seeds: strings.Split(args[2], ",")}, nil
+	case len(args) == 3 && args[1] == "opensearch":
+		return &searchStore{hosts: strings.Split(args[2], ",")}, nil
+	}
+	return nil, fmt.Errorf("unknown arguments %q", args)
 }
 
 // write writes without end. Values differ from those of any other run.
