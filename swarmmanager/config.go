@@ -342,7 +342,7 @@ func (m *Manager) orderRestart(ctx context.Context, app store.Application, membe
 	if err == nil {
 		failpoint.Hit("config:ordered")
 		m.apps.records.Put(r)
-		m.apps.know(r.Value)
+		m.apps.know(r)
 	}
 	return err
 }
