@@ -31,6 +31,9 @@ const (
 // parameters are the settings that app's servers are to have: those that the service
 // of its first member asks for. What cannot be read is reported and changes nothing.
 func parameters(app *store.Application, s dockerswarm.Service) string {
+	if text := s.Spec.Labels[api.LabelParameters]; text != "" && text == app.Parameters {
+		return text // what was read before need not be read again at every look
+	}
 	wanted, problem := wantedParameters(s)
 	if problem != "" {
 		app.Problems = append(app.Problems, problem)
