@@ -38,12 +38,12 @@ type applications struct {
 	lost       atomic.Bool // what was read is of a former leadership, or events were missed
 
 	mu    sync.Mutex
-	cache map[string]store.Application // as last written or read, for orders
+	known map[string]*known
 }
 
 func newApplications(m *Manager) *applications {
 	return &applications{
-		m: m, log: m.log.Named("applications"), news: newNews(), cache: map[string]store.Application{},
+		m: m, log: m.log.Named("applications"), news: newNews(), known: map[string]*known{},
 		services:   &serviceView{cluster: m.cluster},
 		records:    store.NewMirror[store.Application](m.store, store.KindApplication),
 		operations: store.NewMirror[store.Operation](m.store, store.KindOperation),
@@ -306,7 +306,7 @@ func (a *applications) settled(o *observed, c change) bool {
 		return false
 	}
 	if a.m.leadership.acting() {
-		a.know(c.record.Value)
+		a.know(c.record)
 	}
 	return true
 }
@@ -376,11 +376,11 @@ func (a *applications) writeOne(ctx context.Context, o *observed, c change) erro
 		}
 		failpoint.Hit("create:application-recorded")
 		a.wrote(o, created)
-		a.know(next)
+		a.know(created)
 	case next.Removed != nil && !a.hasVolumes(o, name):
 		return a.forgetApplication(ctx, record)
 	case unchanged(c):
-		a.know(old)
+		a.know(record)
 	default:
 		updated, err := store.Update(ctx, a.m.store, store.KindApplication, record, next)
 		if err != nil {
@@ -391,7 +391,7 @@ func (a *applications) writeOne(ctx context.Context, o *observed, c change) erro
 			failpoint.Hit("primary:recorded")
 		}
 		a.wrote(o, updated)
-		a.know(next)
+		a.know(updated)
 	}
 	if step {
 		return a.addEvents(ctx, name, news)
@@ -408,23 +408,11 @@ func (a *applications) wrote(o *observed, r store.Record[store.Application]) {
 	o.records[r.Name] = r
 }
 
-// know notes what is recorded of an application: orders follow from that alone. A
-// step that is planned and not recorded may never have been taken.
-func (a *applications) know(app store.Application) {
-	a.mu.Lock()
-	old, known := a.cache[app.Name]
-	a.cache[app.Name] = app
-	a.mu.Unlock()
-	if !known || old.Term != app.Term || !slices.Equal(old.Sync, app.Sync) || old.Parameters != app.Parameters || !reflect.DeepEqual(old.Restart, app.Restart) {
-		a.m.nudge(app)
-	}
-}
-
 // forget drops what was known in a former leadership.
 func (a *applications) forget() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	clear(a.cache)
+	clear(a.known)
 	a.records.Forget()
 	a.operations.Forget()
 	a.lost.Store(true)
@@ -660,61 +648,6 @@ func (a *applications) retainVolumes(ctx context.Context, o *observed, app store
 		}
 	}
 	return nil
-}
-
-// orders tells a member what it is to be.
-func (a *applications) orders(s api.MemberStatus) api.MemberOrders {
-	a.mu.Lock()
-	app, ok := a.cache[s.Application]
-	a.mu.Unlock()
-	o := api.MemberOrders{Member: s.Member}
-	if !ok || app.Removed != nil {
-		o.Reason = "the leading manager does not know application " + s.Application + " yet"
-		a.news.about(s.Application)
-		return o
-	}
-	o.Members = make([]string, len(app.Members))
-	for i := range app.Members {
-		o.Members[i] = app.Members[i].Name
-	}
-	if !slices.Contains(o.Members, s.Member) {
-		o.Reason = s.Member + " is not a member of application " + app.Name
-		return o
-	}
-	o.Term, o.Primary, o.Initialized, o.SystemID = app.Term, app.Primary, app.Initialized, app.SystemID
-	o.Parameters = app.Parameters
-	o.Restart = app.Restart != nil && *app.Restart == store.MemberRestart{Member: s.Member, Parameters: api.ParametersID(app.Parameters)}
-	o.Role = api.RoleStandby
-	if m, ok := memberOf(&app, s.Member); ok {
-		o.Leave = m.Left
-		if m.Fenced != nil {
-			o.Fenced = m.Fenced.String()
-		}
-		if m.Name != app.Primary {
-			o.Rebuild, o.CopyOnOrder = m.Rebuild, true
-		}
-	}
-	switch h := app.Handover; {
-	case app.NoRoles:
-		o.Role = api.RoleMember
-	case h != nil && s.Member == h.From:
-		o.Primary, o.Immediate, o.Sync, o.Reason = "", !h.Orderly, app.Sync, "the primary is being changed"
-	case h != nil && !h.Orderly:
-		o.Primary, o.Sync, o.Reason = "", app.Sync, "the primary is being changed"
-	case h != nil:
-		o.Sync = app.Sync
-	case s.Member == app.Primary:
-		o.Role, o.Sync = api.RolePrimary, app.Sync
-		if app.Promotion != nil {
-			o.Timeline, o.Position = app.Promotion.Timeline, app.Promotion.Position
-		}
-	default:
-		o.Sync = app.Sync
-	}
-	if p, ok := memberOf(&app, o.Primary); ok && p.Name != s.Member {
-		o.PrimaryAddress = p.Address
-	}
-	return o
 }
 
 // addEvents appends to the history of an application what is not in it yet.

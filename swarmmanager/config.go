@@ -31,6 +31,9 @@ const (
 // parameters are the settings that app's servers are to have: those that the service
 // of its first member asks for. What cannot be read is reported and changes nothing.
 func parameters(app *store.Application, s dockerswarm.Service) string {
+	if text := s.Spec.Labels[api.LabelParameters]; text != "" && text == app.Parameters {
+		return text // what was read before need not be read again at every look
+	}
 	wanted, problem := wantedParameters(s)
 	if problem != "" {
 		app.Problems = append(app.Problems, problem)
@@ -342,7 +345,7 @@ func (m *Manager) orderRestart(ctx context.Context, app store.Application, membe
 	if err == nil {
 		failpoint.Hit("config:ordered")
 		m.apps.records.Put(r)
-		m.apps.know(r.Value)
+		m.apps.know(r)
 	}
 	return err
 }

@@ -129,15 +129,15 @@ func (c *configured) step() error {
 		}
 	}
 	err = c.m.operate(c.t.Context(), c.o)
-	a := &applications{cache: map[string]store.Application{"pg": c.app()}}
+	app := c.app()
 	for name := range c.members {
-		c.obey(name, a.orders(api.MemberStatus{Application: "pg", Member: name}))
+		c.obey(name, ordersOf(&app, name))
 	}
 	return err
 }
 
 // obey is the agent of a member with its engine.
-func (c *configured) obey(name string, orders api.MemberOrders) {
+func (c *configured) obey(name string, orders *api.MemberOrders) {
 	s, m := c.o.statuses[name], c.members[name]
 	wanted := map[string]string{}
 	assert.NilError(c.t, json.Unmarshal([]byte(orders.Parameters), &wanted))

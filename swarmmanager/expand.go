@@ -179,9 +179,10 @@ func (v *volumes) enlarge(ctx context.Context, name string, size int64) error {
 	return err
 }
 
+// heldVolume finds a volume in a report, whose lists are in the order of names (package delta).
 func heldVolume(r api.Report, name string) (api.HeldVolume, bool) {
-	i := slices.IndexFunc(r.Volumes, func(h api.HeldVolume) bool { return h.Name == name })
-	if i < 0 {
+	i, found := slices.BinarySearchFunc(r.Volumes, name, func(h api.HeldVolume, name string) int { return strings.Compare(h.Name, name) })
+	if !found {
 		return api.HeldVolume{}, false
 	}
 	return r.Volumes[i], true

@@ -195,7 +195,7 @@ func (a *applications) changeMember(ctx context.Context, o *observed, op memberO
 	}
 	failpoint.Hit("member:recorded")
 	a.records.Put(r)
-	a.know(r.Value)
+	a.know(r)
 	if v.change == nil || v.event == "" {
 		return v, nil
 	}

@@ -100,10 +100,7 @@ func (s *operated) rounds(n int, except ...string) {
 	}
 }
 
-func (s *operated) orders(member string) api.MemberOrders {
-	a := &applications{cache: map[string]store.Application{"pg": s.app}}
-	return a.orders(api.MemberStatus{Application: "pg", Member: member})
-}
+func (s *operated) orders(member string) *api.MemberOrders { return ordersOf(&s.app, member) }
 
 func (s *operated) operation(name string) store.Operation {
 	s.t.Helper()

@@ -37,12 +37,6 @@ type heard struct {
 	answered map[string]answeredOrders
 }
 
-// answeredOrders are orders with the number of the report that they answered first.
-type answeredOrders struct {
-	api.MemberOrders
-	seq uint64
-}
-
 // turn waits until no other report of node is being answered, and returns what ends
 // the turn.
 func (l *leases) turn(node string) (end func()) {

@@ -41,11 +41,11 @@ func leaseTime(app *store.Application, s dockerswarm.Service) time.Duration {
 func (a *applications) leaseWanted(v api.Volume) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	app := a.cache[v.Application]
-	if !slices.ContainsFunc(app.Members, func(m store.Member) bool { return m.Volume == v.Name }) {
+	k := a.known[v.Application]
+	if k == nil || k.app.Lease == 0 || !slices.ContainsFunc(k.app.Members, func(m store.Member) bool { return m.Volume == v.Name }) {
 		return 0
 	}
-	return app.Lease
+	return k.app.Lease
 }
 
 // lengthenLeases writes down that longer leases than before may be given.

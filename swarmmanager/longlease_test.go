@@ -31,7 +31,7 @@ func TestLeaseLabel(t *testing.T) {
 func askFor(m *Manager, lease time.Duration) {
 	m.apps.mu.Lock()
 	defer m.apps.mu.Unlock()
-	m.apps.cache["pg"] = store.Application{Name: "pg", Lease: lease, Members: []store.Member{{Name: "pg-1", Volume: "data"}}}
+	m.apps.known["pg"] = &known{app: store.Application{Name: "pg", Lease: lease, Members: []store.Member{{Name: "pg-1", Volume: "data"}}}}
 }
 
 func TestALongerLeaseIsWrittenDownBeforeItIsGivenAndKeptUntilTheNextOwner(t *testing.T) {

@@ -220,9 +220,12 @@ func TestNoOrderIsLostWithAnAnswer(t *testing.T) {
 		return a.(api.ReportAnswer)
 	}
 	promote := func(term uint64) {
-		app := m.recorded(t, "app-0001")
-		app.Term = term
-		m.apps.know(app)
+		r, err := store.Modify(t.Context(), m.store, store.KindApplication, "app-0001", func(app *store.Application) (bool, error) {
+			app.Term = term
+			return true, nil
+		})
+		assert.NilError(t, err)
+		m.apps.know(r)
 	}
 	termIn := func(a api.ReportAnswer) uint64 {
 		for _, o := range a.Orders {

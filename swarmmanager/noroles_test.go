@@ -49,8 +49,7 @@ func TestAnApplicationOfEqualsHasNoPrimary(t *testing.T) {
 func TestEqualsAreOrderedToBeMembers(t *testing.T) {
 	o := equals()
 	app, _ := planApplication(o, "pg", store.Application{}, false)
-	a := &applications{cache: map[string]store.Application{"pg": app}, news: newNews()}
-	orders := a.orders(o.statuses["pg-2"].MemberStatus)
+	orders := ordersOf(&app, "pg-2")
 	assert.Equal(t, orders.Role, api.RoleMember)
 	assert.Equal(t, orders.Primary, "")
 	assert.DeepEqual(t, orders.Members, []string{"pg-1", "pg-2", "pg-3"})

@@ -333,7 +333,7 @@ func (a *applications) forgetApplication(ctx context.Context, r store.Record[sto
 		return err
 	}
 	a.mu.Lock()
-	delete(a.cache, r.Name)
+	delete(a.known, r.Name)
 	a.mu.Unlock()
 	a.log.Info("application forgotten with its last volume", "application", r.Name)
 	return store.Delete(ctx, a.m.store, store.KindApplication, r)

@@ -254,8 +254,7 @@ func (w *world) obey(app store.Application, p *played) {
 		s.State, s.Message = state, "no server with this image"
 		return
 	}
-	a := &applications{cache: map[string]store.Application{"pg": app}, m: &Manager{}}
-	orders := a.orders(*s)
+	orders := ordersOf(&app, s.Member)
 	if orders.Role == "" {
 		return
 	}

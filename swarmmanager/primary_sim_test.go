@@ -227,10 +227,8 @@ func (s *sim) exchange(m *simMember) {
 	if m.up == 0 {
 		m.said = append(m.said, simWord{s.now, m.status()})
 		m.owned = true
-		a := &applications{cache: map[string]store.Application{"pg": s.app}}
-		orders := a.orders(api.MemberStatus{Application: "pg", Member: m.name})
-		if m.orders == nil || orders.Term >= m.orders.Term {
-			m.orders = &orders
+		if orders := ordersOf(&s.app, m.name); m.orders == nil || orders.Term >= m.orders.Term {
+			m.orders = orders
 		}
 		m.lease = s.now + api.LeaseDuration - 1500*time.Millisecond
 	}

@@ -50,10 +50,9 @@ func (p *plan) says(member string, change func(*api.MemberStatus)) {
 
 // obey has members act on the present orders and say so.
 func (p *plan) obey(members ...string) {
-	a := &applications{cache: map[string]store.Application{"pg": p.app}}
 	for _, name := range members {
 		p.says(name, func(s *api.MemberStatus) {
-			orders := a.orders(*s)
+			orders := ordersOf(&p.app, name)
 			s.Term = orders.Term
 			switch {
 			case orders.Role == api.RolePrimary:
@@ -200,8 +199,7 @@ func TestAPrimaryWhoseContainerIsGoneIsReplacedAtOnce(t *testing.T) {
 	p.step()
 	assert.Equal(t, p.app.Primary, "pg-2")
 	// Back with its old data it follows.
-	a := &applications{cache: map[string]store.Application{"pg": p.app}}
-	orders := a.orders(api.MemberStatus{Application: "pg", Member: "pg-1"})
+	orders := ordersOf(&p.app, "pg-1")
 	assert.Equal(t, orders.Role, api.RoleStandby)
 	assert.Equal(t, orders.Primary, "pg-2")
 }
@@ -331,10 +329,7 @@ func TestAStartingApplicationKeepsItsPrimary(t *testing.T) {
 
 func TestOrdersOfAHandover(t *testing.T) {
 	p := newPlan(t)
-	orders := func(member string) api.MemberOrders {
-		a := &applications{cache: map[string]store.Application{"pg": p.app}}
-		return a.orders(api.MemberStatus{Application: "pg", Member: member})
-	}
+	orders := func(member string) *api.MemberOrders { return ordersOf(&p.app, member) }
 	assert.Equal(t, orders("pg-1").Role, api.RolePrimary)
 	assert.DeepEqual(t, orders("pg-1").Sync, []string{"pg-2", "pg-3"})
 	assert.Equal(t, orders("pg-1").Timeline, 0, "the first primary is never made of a standby")
@@ -459,8 +454,7 @@ func TestAHandoverThatNobodyCanCompleteEnds(t *testing.T) {
 	assert.Assert(t, p.app.Handover != nil)
 	p.after(handoverPatience + time.Second)
 	assert.Assert(t, p.app.Handover == nil)
-	a := &applications{cache: map[string]store.Application{"pg": p.app}}
-	assert.Equal(t, a.orders(api.MemberStatus{Application: "pg", Member: "pg-1"}).Role, api.RolePrimary)
+	assert.Equal(t, ordersOf(&p.app, "pg-1").Role, api.RolePrimary)
 }
 
 func TestStepsThatAreNotRecordedGiveNoOrders(t *testing.T) {

@@ -203,11 +203,11 @@ func (m *Manager) report(ctx context.Context, caller swarmpki.Peer, said api.Rep
 		// What it is answered does not count as known: the node has been answered a later
 		// report, or this one, before.
 		for i := range r.Members {
-			answer.Orders = append(answer.Orders, m.apps.orders(r.Members[i]))
+			answer.Orders = append(answer.Orders, *m.apps.orders(r.Members[i]))
 		}
 		now.state, now.report = known.state, known.report
 	} else {
-		answer.Orders, answer.Same, now.answered = m.ordersSince(r, said.Since, known.answered)
+		answer.Orders, answer.Same, now.answered = m.apps.ordersSince(r, said.Since, known.answered)
 	}
 	if answer.Purge, err = m.purgeOrders(ctx, r); err != nil {
 		return nil, err
@@ -256,37 +256,6 @@ func allowed[T any](list []T, ok func(*T) bool) []T {
 		return rest
 	}
 	return list
-}
-
-// ordersSince works out the orders for the members of a report. same are the members
-// whose orders were answered to report since or before; it returns what is answered now.
-func (m *Manager) ordersSince(r api.Report, since uint64, answered map[string]answeredOrders) (orders []api.MemberOrders, same []string, next map[string]answeredOrders) {
-	next = make(map[string]answeredOrders, len(r.Members))
-	same = make([]string, 0, len(r.Members))
-	for i := range r.Members {
-		member := r.Members[i].Member
-		now := answeredOrders{m.apps.orders(r.Members[i]), r.Seq}
-		if was, known := answered[member]; known && sameOrders(&was.MemberOrders, &now.MemberOrders) {
-			now = was
-		}
-		next[member] = now
-		if since != 0 && now.seq <= since {
-			same = append(same, member)
-		} else {
-			orders = append(orders, now.MemberOrders)
-		}
-	}
-	return orders, same, next
-}
-
-// sameOrders is asked for every member every second: reflection would take half of the
-// time that a report takes.
-func sameOrders(a, b *api.MemberOrders) bool {
-	return a.Member == b.Member && a.Role == b.Role && a.Term == b.Term && a.Primary == b.Primary && a.Leave == b.Leave &&
-		a.PrimaryAddress == b.PrimaryAddress && a.Immediate == b.Immediate && a.Timeline == b.Timeline && a.Position == b.Position &&
-		a.Initialized == b.Initialized && a.SystemID == b.SystemID && a.Parameters == b.Parameters && a.Restart == b.Restart &&
-		a.Reason == b.Reason && a.Fenced == b.Fenced && a.Rebuild == b.Rebuild && a.CopyOnOrder == b.CopyOnOrder &&
-		slices.Equal(a.Sync, b.Sync) && slices.Equal(a.Members, b.Members)
 }
 
 // speaksFor tells whether what node says of the member on a volume counts: only

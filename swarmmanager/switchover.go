@@ -119,6 +119,6 @@ func (a *applications) handOver(ctx context.Context, o *observed, op store.Recor
 	}
 	failpoint.Hit("handover:recorded")
 	a.records.Put(r)
-	a.know(r.Value)
+	a.know(r)
 	return a.addEvents(ctx, r.Name, []store.Event{{Time: o.now, Member: h.From, Kind: "switchover", Text: "hands over: " + h.Reason}})
 }

@@ -187,14 +187,21 @@ func (o *openManage) addByHand(ctx context.Context, primary member) (time.Durati
 		"--mount", volumeMount(joinCopy, pgbenchData, o.volumeSize), "--mount", o.b.writerMount(),
 		"--env", "PGDATA="+pgbenchData+"/pgdata", "--entrypoint", "bash", postgresImage, "-euc", `
 			export PGPASSWORD=$(cat /writer/`+writerPassword+`)
-			mkdir -m 700 "$PGDATA"
-			chown postgres: "$PGDATA"
+			install --directory --owner postgres --group postgres --mode 700 "$PGDATA"
+			install --directory --owner postgres --group postgres --mode 3777 /var/run/postgresql
 			gosu postgres pg_basebackup --host `+primary.name+` --username replicator --pgdata "$PGDATA" --wal-method stream --checkpoint fast --write-recovery-conf
 			exec gosu postgres postgres`)
 	if err != nil {
 		return 0, err
 	}
-	err = o.streams(ctx, primary)
+	streams, end := context.WithCancel(ctx)
+	defer end()
+	go func() { // a copy that has failed does not follow later
+		if _, err := o.b.docker(streams, node, "wait", joinCopy); err == nil {
+			end()
+		}
+	}()
+	err = o.streams(streams, primary)
 	took := time.Since(start)
 	if err != nil {
 		logs, _ := o.b.docker(ctx, node, "logs", "--tail", "5", joinCopy)
