@@ -80,12 +80,12 @@ type Application struct {
 	StorageLow []string `json:"storageLow,omitempty"`
 	// Initialized: the database was made once. An empty data directory is an
 	// error from then on.
-	Initialized bool   `json:"initialized"`
+	Initialized bool `json:"initialized"`
 	// NoRoles: nobody is the primary, and nothing is said above of one.
-	NoRoles  bool   `json:"noRoles,omitempty"`
-	SystemID    string `json:"systemID,omitempty"`
-	SyncMode    string `json:"syncMode,omitempty"`   // quorum, strict or off
-	NoFailover  bool   `json:"noFailover,omitempty"` // as its label asks
+	NoRoles    bool   `json:"noRoles,omitempty"`
+	SystemID   string `json:"systemID,omitempty"`
+	SyncMode   string `json:"syncMode,omitempty"`   // quorum, strict or off
+	NoFailover bool   `json:"noFailover,omitempty"` // as its label asks
 	// Lease is how long the leases of its volumes shall be; 0: api.LeaseDuration.
 	Lease time.Duration `json:"lease,omitempty"`
 	// UpgradeOrder and Window are as the labels say: primary-last or primary-first,
