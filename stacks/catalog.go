@@ -60,6 +60,9 @@ type App struct {
 	Secrets  []Secret `yaml:"secrets" json:"secrets,omitempty"`
 	Ports    []Port   `yaml:"ports" json:"ports,omitempty"`
 	Health   Health   `yaml:"health" json:"health"`
+	// Components are services beside the members, Needs other applications that there must be.
+	Components []Component `yaml:"components" json:"components,omitempty"`
+	Needs      []Need      `yaml:"needs" json:"needs,omitempty"`
 
 	template, common string
 }
@@ -322,6 +325,9 @@ func parseApp(doc []byte, shared ...Parameter) (*App, error) {
 
 // complete fills in what is the same for all types without an engine.
 func (a *App) complete() {
+	for i := range a.Components {
+		a.Components[i].complete()
+	}
 	if !a.Plain() || len(a.Health.Test) > 0 {
 		return
 	}
@@ -358,6 +364,16 @@ func (a *App) validate() error {
 	check(a.Volume.MinSize > 0 && a.Volume.Size >= a.Volume.MinSize, "volume: expected 0 < min_size <= size, it is min_size %s, size %s", a.Volume.MinSize, a.Volume.Size)
 	check(len(a.Volume.Filesystems) > 0, "volume.filesystems is missing")
 	check(len(a.Health.Test) > 0, "health.test is missing")
+	names := map[string]bool{}
+	for i := range a.Components {
+		c := &a.Components[i]
+		check(!names[c.Name], "component %s is there twice", c.Name)
+		names[c.Name] = true
+		c.validate(a, check)
+	}
+	for _, n := range a.Needs {
+		n.validate(check)
+	}
 	seen := map[string]bool{}
 	for i := range a.Parameters {
 		p := &a.Parameters[i]

@@ -39,6 +39,10 @@ type Options struct {
 	Publish    []Publish         `json:"publish,omitempty"`
 	Encrypted  bool              `json:"encrypted,omitempty"` // the application's own network
 	Parameters map[string]string `json:"parameters,omitempty"`
+	// Uses are the applications that fill needs, by the need's name; those that are left out
+	// are made along. Images are those of components that are not to have the type's.
+	Uses   map[string]Uses   `json:"uses,omitempty"`
+	Images map[string]string `json:"images,omitempty"`
 	// Volumes says what volumes of members exist already, by member name: they
 	// keep their size and filesystem.
 	Volumes map[string]api.VolumeSpec `json:"-"`
@@ -95,6 +99,9 @@ type data struct {
 	HasFiles bool
 
 	parameters map[string]string
+	images     map[string]string
+	uses       map[string]Uses
+	published  []Publish // of members and components
 }
 
 // Application is its name, also where .Name is a member's.
@@ -145,6 +152,7 @@ func (a *App) Complete(o Options) Options {
 	}
 	o.CPUs = cmp.Or(o.CPUs, a.Resources.CPUs)
 	o.Memory = cmp.Or(o.Memory, int64(a.Resources.Memory))
+	o.Uses = a.completeNeeds(o.Name, o.Uses)
 	return o
 }
 
@@ -181,6 +189,13 @@ func (a *App) Check(o Options) error {
 			refuse("--publish %d: given twice", p.Published)
 		}
 		seen[p.Published] = true
+	}
+	for _, name := range sortedKeys(o.Images) {
+		if !slices.ContainsFunc(a.Components, func(c Component) bool { return c.Name == name }) {
+			refuse("--component-image %s: %s has no component of that name%s", name, a.ID, list("; it has ", a.componentNames()))
+		} else if _, err := reference.ParseNormalizedNamed(o.Images[name]); err != nil {
+			refuse("--component-image %s=%s: %v", name, o.Images[name], err)
+		}
 	}
 	for _, n := range o.Networks {
 		if !networkName.MatchString(n) {
@@ -271,8 +286,21 @@ func (a *App) data(o Options) (*data, error) {
 	}
 	d := &data{
 		App: a, Name: o.Name, Image: o.Image, Labels: labels, CPUs: o.CPUs,
-		Networks: o.Networks, Publish: o.Publish, Encrypted: o.Encrypted,
+		Networks: slices.Clone(o.Networks), Encrypted: o.Encrypted,
 		Driver: api.PluginName, HasFiles: strings.Contains(a.template, "OPENMANAGE_FILE_"), parameters: o.Parameters,
+		images: o.Images, uses: o.Uses, published: o.Publish,
+	}
+	for _, n := range a.Needs {
+		if network := o.Uses[n.Name].Network(); !slices.Contains(d.Networks, network) {
+			d.Networks = append(d.Networks, network)
+		}
+	}
+	for _, p := range o.Publish {
+		if !slices.ContainsFunc(a.Components, func(c Component) bool {
+			return slices.ContainsFunc(c.Ports, func(port Port) bool { return port.Port == p.Target })
+		}) {
+			d.Publish = append(d.Publish, p)
+		}
 	}
 	if o.Memory > 0 {
 		d.Memory = FormatSize(o.Memory)
@@ -365,6 +393,22 @@ func validate(doc []byte) (*types.Config, error) {
 		return nil, fmt.Errorf("docker stack deploy ignores %s", strings.Join(ignored, ", "))
 	}
 	return config, nil
+}
+
+func (a *App) componentNames() []string {
+	names := make([]string, len(a.Components))
+	for i, c := range a.Components {
+		names[i] = c.Name
+	}
+	return names
+}
+
+// list writes names after an introduction; nothing if there are none.
+func list(introduction string, names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	return introduction + strings.Join(names, ", ")
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

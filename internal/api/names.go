@@ -42,6 +42,7 @@ const (
 	LabelAlertDisk   = "openmanage.alert.disk"      // percent of a volume's space from which on its use is reported; default 85
 	LabelParameters  = "openmanage.parameters"      // the settings of its servers, a JSON object of strings
 	LabelRoles       = "openmanage.roles"           // none: the leader chooses no primary among its members
+	LabelComponent   = "openmanage.component"       // name of a service beside the members, e.g. "web"
 
 	LabelUpgradeOrder = "openmanage.upgrade.order"      // primary-last (default), primary-first
 	LabelWindow       = "openmanage.maintenance.window" // when members may be restarted by an operation

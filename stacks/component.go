@@ -1,0 +1,177 @@
+package stacks
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/distribution/reference"
+)
+
+// Component is a service of an application beside its members, such as a web front end. It keeps
+// nothing, so it has no volume, and Swarm alone looks after it: any of its tasks can run anywhere.
+type Component struct {
+	Name        string `yaml:"name" json:"name"`
+	Description string `yaml:"description" json:"description"`
+	Image       string `yaml:"image" json:"image"` // default
+	// Command replaces the image's own, if it is there. Its entrypoint stays.
+	Command []string `yaml:"command" json:"command,omitempty"`
+	// User is the image's own, UID:GID; "": what the image says.
+	User string `yaml:"user" json:"user,omitempty"`
+	// Global: one task on each node. Else there are Replicas, 1 if that is 0.
+	Global   bool `yaml:"global" json:"global,omitempty"`
+	Replicas int  `yaml:"replicas" json:"replicas,omitempty"`
+	// Secrets are those of the application, and of what it needs, that it reads.
+	Secrets   []string        `yaml:"secrets" json:"secrets,omitempty"`
+	Resources Resources       `yaml:"resources" json:"resources"`
+	Ports     []Port          `yaml:"ports" json:"ports,omitempty"`
+	Health    ComponentHealth `yaml:"health" json:"health"`
+}
+
+// ComponentHealth is what Docker asks a component, in the container. What is left out is as for members.
+type ComponentHealth struct {
+	Test        []string `yaml:"test" json:"test"`
+	Interval    string   `yaml:"interval" json:"interval,omitempty"`
+	Timeout     string   `yaml:"timeout" json:"timeout,omitempty"`
+	Retries     int      `yaml:"retries" json:"retries,omitempty"`
+	StartPeriod string   `yaml:"start_period" json:"startPeriod,omitempty"`
+}
+
+// Need is an application of another type that one cannot do without. `create` makes it along, unless it
+// is given one with --use.
+type Need struct {
+	Name        string `yaml:"name" json:"name"` // of the need; APPLICATION-NAME is made
+	Type        string `yaml:"type" json:"type"`
+	Members     int    `yaml:"members" json:"members,omitempty"` // to be made; 0: the type's default
+	Description string `yaml:"description" json:"description"`
+	// Secrets are those of that application which this one reads: as NAME_SECRET.
+	Secrets []string `yaml:"secrets" json:"secrets,omitempty"`
+}
+
+// Uses is an application that fills a need.
+type Uses struct {
+	Name    string `json:"name"`
+	Members int    `json:"members"`
+}
+
+// Hosts are the names of its members, as many clients take them: a,b,c.
+func (u Uses) Hosts() string {
+	names := make([]string, u.Members)
+	for i := range names {
+		names[i] = MemberName(u.Name, i+1)
+	}
+	return strings.Join(names, ",")
+}
+
+// Network is the one in which they answer.
+func (u Uses) Network() string { return u.Name + "_default" }
+
+// complete fills in what is the same for all components.
+func (c *Component) complete() {
+	h := &c.Health
+	h.Retries, h.Interval, h.Timeout, h.StartPeriod = cmp.Or(h.Retries, 6), cmp.Or(h.Interval, "10s"), cmp.Or(h.Timeout, "5s"), cmp.Or(h.StartPeriod, "60s")
+	if !c.Global {
+		c.Replicas = cmp.Or(c.Replicas, 1)
+	}
+}
+
+// validate says what is wrong with a component of a, if anything, through check.
+func (c *Component) validate(a *App, check func(ok bool, format string, args ...any)) {
+	where := "component " + c.Name + ": "
+	check(appID.MatchString(c.Name), "component %q: expected a name of lower-case letters, digits and dashes, a letter first", c.Name)
+	check(c.Description != "", where+"description is missing")
+	_, err := reference.ParseNormalizedNamed(c.Image)
+	check(err == nil, where+"image %q: %v", c.Image, err)
+	check(len(c.Health.Test) > 1, where+"health.test is missing")
+	check(!c.Global || c.Replicas == 0, where+"global and replicas exclude each other")
+	check(c.Resources.Memory > 0, where+"resources.memory is missing")
+	for _, s := range c.Secrets {
+		check(a.hasSecret(s), where+"secret %s is neither the application's nor of what it needs", s)
+	}
+}
+
+func (a *App) hasSecret(name string) bool {
+	return slices.ContainsFunc(a.Secrets, func(s Secret) bool { return s.Name == name }) ||
+		slices.ContainsFunc(a.Needs, func(n Need) bool {
+			secret, ok := strings.CutPrefix(name, n.Name+"-")
+			return ok && slices.Contains(n.Secrets, secret)
+		})
+}
+
+func (n Need) validate(check func(ok bool, format string, args ...any)) {
+	check(appID.MatchString(n.Name), "need %q: expected a name of lower-case letters, digits and dashes, a letter first", n.Name)
+	check(appID.MatchString(n.Type), "need %s: type %q: expected the id of a type of the catalog", n.Name, n.Type)
+	check(n.Description != "", "need %s: description is missing", n.Name)
+}
+
+// componentData is what a template sees of a component.
+type componentData struct {
+	*data
+	Component
+	Service string // its name in the application's network
+	Publish []Publish
+}
+
+// Image is that of the component: the type's, or the one that was asked for.
+func (c *componentData) Image() string { return c.Component.Image }
+
+// UID is the number of the component's user.
+func (c *componentData) UID() string {
+	uid, _, _ := strings.Cut(c.User, ":")
+	return uid
+}
+
+// Component is the one of a name, for the template "component".
+func (d *data) Component(name string) (*componentData, error) {
+	for _, c := range d.App.Components {
+		if c.Name != name {
+			continue
+		}
+		c.Image = cmp.Or(d.images[name], c.Image)
+		made := &componentData{data: d, Component: c, Service: d.Name + "-" + name}
+		for _, p := range d.published {
+			if slices.ContainsFunc(c.Ports, func(port Port) bool { return port.Port == p.Target }) {
+				made.Publish = append(made.Publish, p)
+			}
+		}
+		return made, nil
+	}
+	return nil, fmt.Errorf("%s has no component %q", d.App.ID, name)
+}
+
+// Need is the application that fills a need.
+func (d *data) Need(name string) (Uses, error) {
+	u, ok := d.uses[name]
+	if !ok {
+		return u, fmt.Errorf("%s needs nothing that is called %q", d.App.ID, name)
+	}
+	return u, nil
+}
+
+// Foreign is a secret of another application, as this one knows it.
+type Foreign struct{ Name, Secret string }
+
+// Foreigns are the secrets of what is needed.
+func (d *data) Foreigns() []Foreign {
+	var all []Foreign
+	for _, n := range d.App.Needs {
+		for _, s := range n.Secrets {
+			all = append(all, Foreign{Name: n.Name + "-" + s, Secret: SecretName(d.uses[n.Name].Name, s)})
+		}
+	}
+	return all
+}
+
+// completeNeeds says which applications fill the needs of one that is called name.
+func (a *App) completeNeeds(name string, given map[string]Uses) map[string]Uses {
+	if len(a.Needs) == 0 {
+		return nil
+	}
+	uses := map[string]Uses{}
+	for _, n := range a.Needs {
+		u := given[n.Name]
+		uses[n.Name] = Uses{Name: cmp.Or(u.Name, name+"-"+n.Name), Members: cmp.Or(u.Members, n.Members, 1)}
+	}
+	return uses
+}
