@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/docker/cli/cli/compose/types"
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
 	"gotest.tools/v3/golden"
@@ -39,7 +40,7 @@ func TestEveryServiceIsFitForProduction(t *testing.T) {
 	each(t, func(t *testing.T, app *App) {
 		stack, err := app.Generate(Options{Name: "app"})
 		assert.NilError(t, err)
-		assert.Equal(t, len(stack.Config.Services), app.Members.Default)
+		assert.Equal(t, len(stack.Config.Services), app.Members.Default+len(app.Components))
 		for _, s := range stack.Config.Services {
 			assert.Assert(t, s.HealthCheck != nil && len(s.HealthCheck.Test) > 1, "health check")
 			assert.Assert(t, s.StopGracePeriod != nil && time.Duration(*s.StopGracePeriod) >= 30*time.Second, "stop grace")
@@ -47,9 +48,15 @@ func TestEveryServiceIsFitForProduction(t *testing.T) {
 			assert.Assert(t, s.Deploy.RollbackConfig != nil, "rollback")
 			assert.Assert(t, s.Deploy.RestartPolicy != nil && s.Deploy.RestartPolicy.Delay != nil, "restart policy")
 			assert.Check(t, is.Contains(s.Logging.Options, "max-size"))
-			assert.Equal(t, s.Deploy.EndpointMode, "dnsrr")
-			if app.Plain() {
-				assert.Assert(t, s.Deploy.Resources.Limits != nil && s.Deploy.Resources.Limits.MemoryBytes > 0, "limits")
+			if !app.Plain() {
+				assert.Equal(t, s.Deploy.EndpointMode, "dnsrr")
+				continue
+			}
+			assert.Assert(t, s.Deploy.Resources.Limits != nil && s.Deploy.Resources.Limits.MemoryBytes > 0, "limits")
+			if s.Deploy.Labels[api.LabelMember] == "" {
+				assert.Equal(t, s.Deploy.Labels[api.LabelComponent], s.Name)
+			} else {
+				assert.Equal(t, s.Deploy.EndpointMode, "dnsrr")
 				assert.Equal(t, s.User, app.User)
 				assert.DeepEqual(t, []string(s.Entrypoint), []string{api.AgentBinary, "--"})
 				assert.DeepEqual(t, []string(s.Command), app.Command)
@@ -69,7 +76,9 @@ func TestTwoOfATypeShareNothing(t *testing.T) {
 			assert.NilError(t, err)
 			all := map[string]bool{}
 			for _, s := range stack.Config.Services {
-				all["host "+s.Hostname] = true
+				if s.Hostname != "" {
+					all["host "+s.Hostname] = true
+				}
 				for _, n := range s.Networks {
 					for _, alias := range n.Aliases {
 						all["alias "+alias] = true
@@ -127,7 +136,11 @@ func TestEveryTypeHasTheCommonParameters(t *testing.T) {
 		}
 		stack, err := app.Generate(Options{Name: "app", Parameters: map[string]string{"alert_disk": "70"}})
 		assert.NilError(t, err)
-		assert.Equal(t, stack.Config.Services[0].Deploy.Labels[api.LabelAlertDisk], "70")
+		for _, s := range stack.Config.Services {
+			if s.Deploy.Labels[api.LabelMember] != "" {
+				assert.Equal(t, s.Deploy.Labels[api.LabelAlertDisk], "70")
+			}
+		}
 	})
 }
 
@@ -163,5 +176,80 @@ func TestAPlainTypeNeedsLittle(t *testing.T) {
 		doc := strings.Replace(plainApp, tc.without, tc.with, 1)
 		_, err := parseApp([]byte(doc))
 		assert.ErrorContains(t, err, tc.want, tc.doc)
+	}
+}
+
+const partedApp = plainApp + `
+secrets: [{name: admin-password, description: Password of admin.}]
+needs: [{name: db, type: postgresql, members: 3, description: keeps it, secrets: [superuser-password]}]
+components:
+  - {name: front, description: a front end, image: "front:2", secrets: [admin-password, db-superuser-password], resources: {memory: 64MiB}, ports: [{name: web, port: 8080, description: web}], health: {test: [CMD, "true"]}}
+  - {name: probe, description: on every node, image: "probe:2", global: true, resources: {memory: 64MiB}, health: {test: [CMD, "true"]}}
+`
+
+const partedTemplate = `[[ template "head" . ]]
+
+services:
+[[- range .Members ]][[ template "member" . ]]
+      HOSTS: [[ (.Need "db").Hosts ]]
+[[ end ]]
+[[- with .Component "front" ]][[ template "component" . ]]
+      APP: [[ .Application ]]
+[[ end ]]
+[[- with .Component "probe" ]][[ template "component" . ]]
+      APP: [[ .Application ]]
+[[ end ]][[ template "tail" . ]]`
+
+// Services beside the members keep nothing, and what is needed is used by its own names.
+func TestComponentsAndNeeds(t *testing.T) {
+	app, err := parseApp([]byte(partedApp))
+	assert.NilError(t, err)
+	catalog, err := Builtin()
+	assert.NilError(t, err)
+	app.template, app.common = partedTemplate, catalog.Apps()[0].common
+	service := func(o Options, name string) types.ServiceConfig {
+		t.Helper()
+		stack, err := app.Generate(o)
+		assert.NilError(t, err)
+		for _, s := range stack.Config.Services {
+			if s.Name == name {
+				return s
+			}
+		}
+		t.Fatalf("no service %s in:\n%s", name, stack.YAML)
+		return types.ServiceConfig{}
+	}
+	made := Options{Name: "web", Publish: []Publish{{Published: 80, Target: 8080}, {Published: 81, Target: 80}}}
+	front, probe, member := service(made, "front"), service(made, "probe"), service(made, "1")
+	assert.Equal(t, *member.Environment["HOSTS"], "web-db-1,web-db-2,web-db-3")
+	assert.Equal(t, *front.Environment["APP"], "web")
+	assert.Equal(t, len(front.Volumes), 0)
+	assert.Equal(t, front.Ports[0].Published, uint32(80))
+	assert.Equal(t, member.Ports[0].Published, uint32(81))
+	assert.Equal(t, probe.Deploy.Mode, "global")
+	assert.Equal(t, len(probe.Ports)+len(probe.Secrets), 0)
+	assert.Equal(t, len(front.Secrets), 2)
+	assert.Assert(t, front.Networks["attached0"] != nil || len(front.Networks) == 2)
+
+	given := Options{Name: "web", Uses: map[string]Uses{"db": {Name: "pg", Members: 2}}, Images: map[string]string{"front": "front:3"}}
+	stack, err := app.Generate(given)
+	assert.NilError(t, err)
+	assert.Equal(t, *service(given, "1").Environment["HOSTS"], "pg-1,pg-2")
+	assert.Equal(t, service(given, "front").Image, "front:3")
+	assert.Equal(t, stack.Config.Secrets["db-superuser-password"].Name, "pg_superuser-password")
+	assert.Equal(t, stack.Config.Networks["attached0"].Name, "pg_default")
+
+	_, err = app.Generate(Options{Name: "web", Images: map[string]string{"frunt": "x"}})
+	assert.ErrorContains(t, err, "web has no component of that name; it has front, probe")
+	for _, tc := range []struct{ without, with, want string }{
+		{"db-superuser-password]", "db-other]", "component front: secret db-other is neither the application's nor of what it needs"},
+		{`image: "front:2"`, `image: "Front:2"`, "component front: image"},
+		{"name: probe", "name: front", "component front is there twice"},
+		{"global: true", "global: true, replicas: 2", "component probe: global and replicas exclude each other"},
+		{"type: postgresql", "type: Postgres", `need db: type "Postgres"`},
+		{"resources: {memory: 64MiB}, ports", "ports", "component front: resources.memory is missing"},
+	} {
+		_, err := parseApp([]byte(strings.Replace(partedApp, tc.without, tc.with, 1)))
+		assert.ErrorContains(t, err, tc.want)
 	}
 }

@@ -91,6 +91,26 @@ func (c *Component) validate(a *App, check func(ok bool, format string, args ...
 	}
 }
 
+// AllPorts are those of the components, which people look at first, and of the members.
+func (a *App) AllPorts() []Port {
+	var ports []Port
+	for _, c := range a.Components {
+		if !c.Global {
+			ports = append(ports, c.Ports...)
+		}
+	}
+	return append(ports, a.Ports...)
+}
+
+// OfComponent tells whether a component answers on a port, and no member.
+func (a *App) OfComponent(port int) bool {
+	return slices.ContainsFunc(a.Components, func(c Component) bool { return c.has(port) })
+}
+
+func (c *Component) has(port int) bool {
+	return slices.ContainsFunc(c.Ports, func(p Port) bool { return p.Port == port })
+}
+
 func (a *App) hasSecret(name string) bool {
 	return slices.ContainsFunc(a.Secrets, func(s Secret) bool { return s.Name == name }) ||
 		slices.ContainsFunc(a.Needs, func(n Need) bool {
@@ -131,7 +151,7 @@ func (d *data) Component(name string) (*componentData, error) {
 		c.Image = cmp.Or(d.images[name], c.Image)
 		made := &componentData{data: d, Component: c, Service: d.Name + "-" + name}
 		for _, p := range d.published {
-			if slices.ContainsFunc(c.Ports, func(port Port) bool { return port.Port == p.Target }) {
+			if c.has(p.Target) {
 				made.Publish = append(made.Publish, p)
 			}
 		}

@@ -296,9 +296,7 @@ func (a *App) data(o Options) (*data, error) {
 		}
 	}
 	for _, p := range o.Publish {
-		if !slices.ContainsFunc(a.Components, func(c Component) bool {
-			return slices.ContainsFunc(c.Ports, func(port Port) bool { return port.Port == p.Target })
-		}) {
+		if !a.OfComponent(p.Target) {
 			d.Publish = append(d.Publish, p)
 		}
 	}

@@ -30,6 +30,8 @@ type applicationOptions struct {
 	cpus       string
 	memory     opts.MemBytes
 	set        []string
+	use        []string
+	images     []string
 }
 
 func (o *applicationOptions) addTo(cmd *cobra.Command) {
@@ -44,6 +46,8 @@ func (o *applicationOptions) addTo(cmd *cobra.Command) {
 	flags.StringVar(&o.cpus, "cpus", "", "Limit of processors for each member, such as 1.5")
 	flags.Var(&o.memory, "memory", "Limit of memory for each member, such as 2GiB")
 	flags.StringArrayVar(&o.set, "set", nil, "Set a parameter of the type: KEY=VALUE")
+	flags.StringArrayVar(&o.use, "use", nil, "Use an application that exists for what this one needs: NEED=APPLICATION[:MEMBERS]")
+	flags.StringArrayVar(&o.images, "component-image", nil, "Image of a component: COMPONENT=IMAGE (default: the type's)")
 	_ = cmd.RegisterFlagCompletionFunc("set", completeParameters)
 	_ = cmd.RegisterFlagCompletionFunc("filesystem", completeFixed("ext4", "xfs"))
 }
@@ -77,8 +81,8 @@ func (o *applicationOptions) resolve(flags *pflag.FlagSet, typeName, name string
 		result.VolumeSize = size
 	}
 	target := 0
-	if len(app.Ports) > 0 {
-		target = app.Ports[0].Port
+	if ports := app.AllPorts(); len(ports) > 0 {
+		target = ports[0].Port
 	}
 	for _, s := range o.publish {
 		p, err := stacks.ParsePublish(s, target)
@@ -95,6 +99,20 @@ func (o *applicationOptions) resolve(flags *pflag.FlagSet, typeName, name string
 			continue
 		}
 		result.Parameters[key] = value
+	}
+	if len(o.images) > 0 {
+		result.Images = map[string]string{}
+	}
+	for _, s := range o.images {
+		name, image, ok := strings.Cut(s, "=")
+		if !ok || name == "" {
+			errs = append(errs, fmt.Errorf("%w --component-image %q: expected COMPONENT=IMAGE", stacks.ErrOption, s))
+			continue
+		}
+		result.Images[name] = image
+	}
+	if result.Uses, err = parseUses(app, o.use); err != nil {
+		errs = append(errs, err)
 	}
 	result = app.Complete(result)
 	return app, result, errors.Join(append(errs, app.Check(result))...)

@@ -41,15 +41,18 @@ type createOptions struct {
 func createCommand(dockerCLI command.Cli) *cobra.Command {
 	var o createOptions
 	cmd := &cobra.Command{
-		Use:   "create [OPTIONS] TYPE NAME",
+		Use:   "create [OPTIONS] TYPE [NAME]",
 		Short: "Create an application and wait until it is healthy",
 		Long: `Create an application: its secrets and its stack, and wait until every member
-is healthy. Run again after a failure, it goes on where it stopped.`,
+is healthy. What it needs, such as a database, is created along, or is an application
+that exists already (--use). Run again after a failure, it goes on where it stopped.
+Without a name it is called as its type is.`,
 		Example: `  docker openmanage create postgresql pg --replicas 3 --volume-size 10GiB
-  docker openmanage create postgresql pg --set max_connections=200`,
-		Args: cli.ExactArgs(2),
+  docker openmanage create postgresql pg --set max_connections=200
+  docker openmanage create zabbix --use postgresql=pg --publish 8080`,
+		Args: cli.RequiresRangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.typeName, o.name = args[0], args[1]
+			o.typeName, o.name = args[0], args[len(args)-1]
 			return runCreate(cmd.Context(), dockerCLI, cmd.Flags(), stackdeploy.NewDocker(cmd), &o)
 		},
 		ValidArgsFunction:     completeTypes,
@@ -72,6 +75,7 @@ type creation struct {
 	services []swarm.Service // of the stack, if it is there already
 	retained []api.Volume    // kept volumes that will be taken up
 	finished bool            // an earlier create has made it
+	along    []*creation     // of what it needs
 }
 
 func runCreate(ctx context.Context, dockerCLI command.Cli, flags *pflag.FlagSet, deployer stackdeploy.Deployer, o *createOptions) error {
@@ -95,6 +99,14 @@ func runCreate(ctx context.Context, dockerCLI command.Cli, flags *pflag.FlagSet,
 	return c.run(ctx, dockerCLI, deployer, o)
 }
 
+// runOrFollow makes the application, or waits for it if it is there.
+func (c *creation) runOrFollow(ctx context.Context, dockerCLI command.Cli, deployer stackdeploy.Deployer, o *createOptions) error {
+	if c.finished {
+		return c.followExisting(ctx, dockerCLI, o)
+	}
+	return c.run(ctx, dockerCLI, deployer, o)
+}
+
 // preflight checks, before anything is made, all that can be checked.
 func (c *creation) preflight(ctx context.Context, dockerCLI command.Cli, flags *pflag.FlagSet, o *createOptions) error {
 	docker := dockerCLI.Client()
@@ -113,6 +125,9 @@ func (c *creation) preflight(ctx context.Context, dockerCLI command.Cli, flags *
 		return err
 	}
 	if err := c.lookForEarlier(ctx, docker, flags); err != nil || c.finished {
+		return err
+	}
+	if err := c.lookForNeeds(ctx, dockerCLI, o); err != nil {
 		return err
 	}
 	fresh, err := c.lookForVolumes(ctx, docker, flags)
@@ -148,7 +163,9 @@ func (c *creation) lookForName(ctx context.Context, docker client.APIClient) err
 		case inStack && !mine:
 			return fmt.Errorf("the name %s is taken by a stack that is not OpenManage's (service %s)\nChoose another name, or see it with: docker stack services %s", name, s.Spec.Name, name)
 		case inStack:
-			c.services = append(c.services, s)
+			if s.Spec.Labels[api.LabelMember] != "" {
+				c.services = append(c.services, s)
+			}
 		case mine:
 			return fmt.Errorf("the name %s is taken: service %s says that it is its application, but is not of the stack %s\nChoose another name, or remove it: docker service rm %s", name, s.Spec.Name, name, s.Spec.Name)
 		case serviceOf(name, s.Spec.Name, c.options.Members):
@@ -370,25 +387,30 @@ func (c *creation) lookForImage(ctx context.Context, dockerCLI command.Cli) erro
 // confirm shows what will be made. It asks on a terminal; elsewhere it goes on
 // unless there is something that only a person can decide.
 func (c *creation) confirm(ctx context.Context, dockerCLI command.Cli, yes bool) error {
-	o, out := c.options, dockerCLI.Err()
+	out := dockerCLI.Err()
 	if yes {
 		return nil
 	}
 	terminal := dockerCLI.In().IsTerminal() && dockerCLI.Out().IsTerminal()
 	if !terminal {
-		if len(c.retained) == 0 {
-			return nil
+		for _, one := range append([]*creation{c}, c.along...) {
+			if len(one.retained) > 0 {
+				return fmt.Errorf("volumes of an earlier %s are kept: %s\nTo take them up with their data, add --yes; or choose another name", one.options.Name, volumeNames(one.retained))
+			}
 		}
-		return fmt.Errorf("volumes of an earlier %s are kept: %s\nTo take them up with their data, add --yes; or choose another name", o.Name, volumeNames(c.retained))
+		return nil
 	}
-	fmt.Fprintf(out, "%s %s: %d members of %s, %s each (%s)\n", c.app.Title, o.Name, o.Members, o.Image, stacks.FormatSize(o.VolumeSize), o.Filesystem)
 	question := "Create it?"
-	if len(c.retained) > 0 {
-		fmt.Fprintf(out, "Volumes of an earlier %s are kept and will be taken up with their data:\n", o.Name)
-		for _, v := range c.retained {
-			fmt.Fprintf(out, "  %s  %s\n", v.Name, stacks.FormatSize(v.Size))
+	for _, one := range append(slices.Clone(c.along), c) {
+		o := one.options
+		fmt.Fprintf(out, "%s %s: %d members of %s, %s each (%s)\n", one.app.Title, o.Name, o.Members, o.Image, stacks.FormatSize(o.VolumeSize), o.Filesystem)
+		if len(one.retained) > 0 {
+			fmt.Fprintf(out, "Volumes of an earlier %s are kept and will be taken up with their data:\n", o.Name)
+			for _, v := range one.retained {
+				fmt.Fprintf(out, "  %s  %s\n", v.Name, stacks.FormatSize(v.Size))
+			}
+			question = "Take them up?"
 		}
-		question = "Take them up?"
 	}
 	ok, err := ask(ctx, dockerCLI, question)
 	if err == nil && !ok {
@@ -407,6 +429,12 @@ func volumeNames(volumes []api.Volume) string {
 
 // run makes the application under a claim.
 func (c *creation) run(ctx context.Context, dockerCLI command.Cli, deployer stackdeploy.Deployer, o *createOptions) (err error) {
+	for _, one := range c.along {
+		fmt.Fprintf(dockerCLI.Err(), "%s: what %s needs\n", one.options.Name, c.options.Name)
+		if err := one.runOrFollow(ctx, dockerCLI, deployer, o); err != nil {
+			return err
+		}
+	}
 	docker, clock := dockerCLI.Client(), claim.SystemClock{}
 	stack, err := c.app.Generate(c.options)
 	if err != nil {
@@ -453,8 +481,17 @@ func (c *creation) whereItIs() string {
 		}
 		said += fmt.Sprintf("\n  %s  (%s)", strings.Join(at, " "), p.Description)
 	}
+	for _, one := range c.app.Components {
+		for _, p := range one.Ports {
+			said += fmt.Sprintf("\n  %s-%s:%d  (%s)", name, one.Name, p.Port, p.Description)
+		}
+	}
 	for _, p := range c.options.Publish {
-		said += fmt.Sprintf("\n  port %d of the nodes that its members run on, published for %d", p.Published, p.Target)
+		where := "the nodes that its members run on"
+		if c.app.OfComponent(p.Target) {
+			where = "every node"
+		}
+		said += fmt.Sprintf("\n  port %d of %s, published for %d", p.Published, where, p.Target)
 	}
 	for _, s := range c.app.Secrets {
 		said += fmt.Sprintf("\n  secret %s: %s", stacks.SecretName(name, s.Name), s.Description)

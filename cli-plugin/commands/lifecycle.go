@@ -12,9 +12,10 @@ import (
 	"github.com/docker/cli/cli"
 	"github.com/docker/cli/cli/command"
 	units "github.com/docker/go-units"
-	"github.com/moby/moby/client"
+	"github.com/moby/moby/api/types/swarm"
 	"github.com/spf13/cobra"
 
+	"github.com/openmanage/openmanage/cli-plugin/internal/component"
 	"github.com/openmanage/openmanage/cli-plugin/internal/operation"
 	"github.com/openmanage/openmanage/cli-plugin/internal/preflight"
 	"github.com/openmanage/openmanage/internal/store"
@@ -85,6 +86,18 @@ func (o *lifecycleOptions) carryOut(ctx context.Context, dockerCLI command.Cli, 
 		return fmt.Errorf("%w; it goes on\nSee it with: docker openmanage operation inspect %s", err, name)
 	}
 	return err
+}
+
+// withComponents does something with the services beside the members, if there are any, within the time
+// that the command has.
+func (o *lifecycleOptions) withComponents(ctx context.Context, dockerCLI command.Cli, do func(context.Context, []swarm.Service) error) error {
+	components, err := componentsOf(ctx, dockerCLI, o.name)
+	if err != nil || len(components) == 0 {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("the components of %s are not done within %s; Swarm goes on\nSee them with: docker openmanage ps %s", o.name, o.timeout, o.name))
+	defer cancel()
+	return do(ctx, components)
 }
 
 func switchoverCommand(dockerCLI command.Cli) *cobra.Command {
@@ -224,6 +237,7 @@ func upgradeCommand(dockerCLI command.Cli) *cobra.Command {
 	var o lifecycleOptions
 	var req store.RollRequest
 	var dryRun bool
+	var one string
 	cmd := &cobra.Command{
 		Use:   "upgrade --image IMAGE [OPTIONS] APPLICATION",
 		Short: "Give the members another image, one at a time, the primary last",
@@ -242,6 +256,13 @@ deploy brings the old one back.`,
 			if req.Image == "" {
 				return errors.New("--image is missing: which image are the members to have?")
 			}
+			if one != "" {
+				app, err := o.begin(cmd.Context(), dockerCLI)
+				if err != nil {
+					return err
+				}
+				return upgradeComponent(cmd.Context(), dockerCLI, app, one, req.Image)
+			}
 			return runRoll(cmd.Context(), dockerCLI, o, store.OperationUpgrade, req, dryRun)
 		},
 		ValidArgsFunction:     completeApplications(dockerCLI, 1),
@@ -250,6 +271,7 @@ deploy brings the old one back.`,
 	o.addTo(cmd, time.Hour)
 	rollFlags(cmd, &req)
 	cmd.Flags().StringVar(&req.Image, "image", "", "Image to upgrade to")
+	cmd.Flags().StringVar(&one, "component", "", "Upgrade this component instead of the members")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "Only print what would be done")
 	return cmd
 }
@@ -280,16 +302,9 @@ func runRoll(ctx context.Context, dockerCLI command.Cli, o lifecycleOptions, kin
 		if err := checkUpgrade(dockerCLI, app, req.Image); err != nil {
 			return err
 		}
-		auth, err := command.RetrieveAuthTokenFromImage(dockerCLI.ConfigFile(), req.Image)
-		if err != nil {
+		if req.Image, err = resolvedImage(ctx, dockerCLI, req.Image); err != nil {
 			return err
 		}
-		res, err := dockerCLI.Client().DistributionInspect(ctx, req.Image, client.DistributionInspectOptions{EncodedRegistryAuth: auth})
-		if err != nil {
-			return fmt.Errorf("the image %s cannot be pulled: %w\nNothing was changed", req.Image, err)
-		}
-		// All members get the same image, whatever its tag names later.
-		req.Image = pinned(req.Image, res.Descriptor.Digest.String())
 	}
 	if dryRun {
 		for i, line := range rollPlan(app, req) {
@@ -299,6 +314,13 @@ func runRoll(ctx context.Context, dockerCLI command.Cli, o lifecycleOptions, kin
 	}
 	if err := o.carryOut(ctx, dockerCLI, kind, req); err != nil || o.detach {
 		return err
+	}
+	if req.Image == "" {
+		if err := o.withComponents(ctx, dockerCLI, func(ctx context.Context, components []swarm.Service) error {
+			return rollComponents(ctx, dockerCLI, components, component.Roll(""))
+		}); err != nil {
+			return err
+		}
 	}
 	if req.Image != "" {
 		fmt.Fprintf(dockerCLI.Out(), "%s runs %s. Change it in the stack file too, if you keep one\n", app.Name, shortImage(req.Image))
@@ -369,6 +391,11 @@ func stopCommand(dockerCLI command.Cli) *cobra.Command {
 			if _, err := o.begin(cmd.Context(), dockerCLI); err != nil {
 				return err
 			}
+			if err := o.withComponents(cmd.Context(), dockerCLI, func(ctx context.Context, components []swarm.Service) error {
+				return setComponents(ctx, dockerCLI, o.name, components, component.Stop, func(s component.State) bool { return s.Running == 0 })
+			}); err != nil {
+				return err
+			}
 			if err := o.carryOut(cmd.Context(), dockerCLI, store.OperationStop, struct{}{}); err != nil || o.detach {
 				return err
 			}
@@ -394,6 +421,11 @@ func startCommand(dockerCLI command.Cli) *cobra.Command {
 				return err
 			}
 			if err := o.carryOut(cmd.Context(), dockerCLI, store.OperationStart, struct{}{}); err != nil || o.detach {
+				return err
+			}
+			if err := o.withComponents(cmd.Context(), dockerCLI, func(ctx context.Context, components []swarm.Service) error {
+				return setComponents(ctx, dockerCLI, o.name, components, component.Start, component.State.Healthy)
+			}); err != nil {
 				return err
 			}
 			return sayPrimary(cmd.Context(), dockerCLI, o.name)

@@ -12,6 +12,7 @@ import (
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
+	"github.com/openmanage/openmanage/cli-plugin/internal/component"
 	"github.com/openmanage/openmanage/cli-plugin/internal/memberlog"
 	"github.com/openmanage/openmanage/cli-plugin/internal/preflight"
 	"github.com/openmanage/openmanage/internal/api"
@@ -57,6 +58,9 @@ func runLogs(ctx context.Context, dockerCLI command.Cli, o logsOptions) error {
 	var found []numbered
 	for _, s := range res.Items {
 		member := s.Spec.Labels[api.LabelMember]
+		if member == "" && s.Spec.Labels[api.LabelComponent] != "" {
+			member = component.Name(s)
+		}
 		if len(o.members) > 0 && !slices.Contains(o.members, member) {
 			continue
 		}

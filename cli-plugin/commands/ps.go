@@ -65,6 +65,11 @@ func runPS(ctx context.Context, dockerCLI command.Cli, o psOptions) error {
 		r.usage, _ = live.Usage(status, m.Volume)
 		rows = append(rows, r)
 	}
+	components, err := componentRows(ctx, dockerCLI, o.name)
+	if err != nil {
+		return err
+	}
+	rows = append(rows, components...)
 	quiet := ""
 	if o.quiet {
 		quiet = "{{.Member}}"
@@ -92,6 +97,8 @@ type memberRow struct {
 	known   bool // live
 	usage   api.Usage
 	removed bool
+	// component is how a component is, for the row of one.
+	component string
 }
 
 func newMemberRow() *memberRow {
@@ -110,6 +117,9 @@ func (r *memberRow) Role() string   { return dash(string(r.m.Role)) }
 func (r *memberRow) Node() string   { return dash(r.m.Hostname) }
 
 func (r *memberRow) State() string {
+	if r.component != "" {
+		return r.component
+	}
 	if r.removed {
 		return "removed"
 	}
@@ -178,9 +188,18 @@ func usageText(u api.Usage) string {
 	}
 	return fmt.Sprintf("%.0f%% of %s", u.Percent(), units.BytesSize(float64(u.Size())))
 }
-func (r *memberRow) Volume() string { return r.m.Volume }
-func (r *memberRow) Since() string  { return ago(r.m.Since) }
+func (r *memberRow) Volume() string { return dash(r.m.Volume) }
+func (r *memberRow) Since() string {
+	if r.m.Since.IsZero() {
+		return "-"
+	}
+	return ago(r.m.Since)
+}
+
 func (r *memberRow) SinceAt() string {
+	if r.m.Since.IsZero() {
+		return "-"
+	}
 	return r.m.Since.Local().Format(time.DateTime)
 }
 

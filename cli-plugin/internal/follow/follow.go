@@ -17,6 +17,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/client"
 
+	"github.com/openmanage/openmanage/cli-plugin/internal/component"
 	"github.com/openmanage/openmanage/cli-plugin/internal/stackdeploy"
 	"github.com/openmanage/openmanage/internal/api"
 	"github.com/openmanage/openmanage/internal/store"
@@ -53,8 +54,12 @@ func Healthy(ctx context.Context, docker client.APIClient, application string, m
 			screen.Note("records cannot be read: " + err.Error())
 		}
 		tasks, err := stackdeploy.Tasks(ctx, docker, application)
+		var services []swarm.Service
 		if err == nil {
-			lines = Lines(members, app.Value, tasks)
+			services, err = stackdeploy.Services(ctx, docker, application)
+		}
+		if err == nil {
+			lines = append(Lines(members, app.Value, tasks), componentLines(component.Of(services), tasks)...)
 			screen.Show(lines)
 			if err := failing(members, tasks); err != nil {
 				return err
@@ -100,6 +105,15 @@ func Lines(members []string, app store.Application, tasks []swarm.Task) []Line {
 			line.Detail = strings.TrimPrefix(line.Detail+"; before: "+f[0], "; ")
 		}
 		lines = append(lines, line)
+	}
+	return lines
+}
+
+// componentLines say how the services beside the members are.
+func componentLines(components []swarm.Service, tasks []swarm.Task) []Line {
+	lines := make([]Line, 0, len(components))
+	for _, c := range component.States(components, tasks, func(id string) string { return id }) {
+		lines = append(lines, Line{Member: c.Name, State: c.String(), Detail: c.Problem, Healthy: c.Healthy()})
 	}
 	return lines
 }

@@ -1,0 +1,138 @@
+package commands
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/docker/cli/cli/command"
+	"github.com/moby/moby/api/types/swarm"
+	"github.com/moby/moby/client"
+
+	"github.com/openmanage/openmanage/cli-plugin/internal/component"
+	"github.com/openmanage/openmanage/cli-plugin/internal/preflight"
+	"github.com/openmanage/openmanage/cli-plugin/internal/stackdeploy"
+	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/store"
+	"github.com/openmanage/openmanage/stacks"
+)
+
+// componentsOf returns the services of an application beside its members.
+func componentsOf(ctx context.Context, dockerCLI command.Cli, application string) ([]swarm.Service, error) {
+	services, err := stackdeploy.Services(ctx, dockerCLI.Client(), application)
+	if err != nil {
+		return nil, preflight.Explain(ctx, dockerCLI.Client(), err)
+	}
+	return component.Of(services), nil
+}
+
+// rollComponents has the tasks of components started anew, one component after the other, each followed
+// to its end.
+func rollComponents(ctx context.Context, dockerCLI command.Cli, components []swarm.Service, edit func(*swarm.ServiceSpec) bool) error {
+	for _, c := range components {
+		changed, err := component.Change(ctx, dockerCLI.Client(), c.ID, edit)
+		if err == nil && changed {
+			err = component.Follow(ctx, dockerCLI.Client(), c, func(line string) { fmt.Fprintln(dockerCLI.Err(), line) })
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setComponents stops or starts components, and waits until they are as done says.
+func setComponents(ctx context.Context, dockerCLI command.Cli, application string, components []swarm.Service, edit func(*swarm.ServiceSpec) bool, done func(component.State) bool) error {
+	for _, c := range components {
+		if _, err := component.Change(ctx, dockerCLI.Client(), c.ID, edit); err != nil {
+			return err
+		}
+	}
+	return component.Await(ctx, dockerCLI.Client(), application, done, func(line string) { fmt.Fprintln(dockerCLI.Err(), line) })
+}
+
+// componentNamed finds a component of an application by its name.
+func componentNamed(components []swarm.Service, application, name string) (swarm.Service, error) {
+	names := make([]string, 0, len(components))
+	for _, c := range components {
+		one := c.Spec.Labels[api.LabelComponent]
+		if one == name {
+			return c, nil
+		}
+		names = append(names, one)
+	}
+	if len(names) == 0 {
+		return swarm.Service{}, fmt.Errorf("%s has no components beside its members", application)
+	}
+	hint := ""
+	if near := stacks.Nearest(name, names); near != "" {
+		hint = fmt.Sprintf("; did you mean %q?", near)
+	}
+	return swarm.Service{}, fmt.Errorf("%s has no component %q%s It has %s", application, name, hint, strings.Join(names, ", "))
+}
+
+// upgradeComponent gives a component another image. Swarm rolls it back if a task does not get healthy.
+func upgradeComponent(ctx context.Context, dockerCLI command.Cli, app store.Application, name, image string) error {
+	components, err := componentsOf(ctx, dockerCLI, app.Name)
+	if err != nil {
+		return err
+	}
+	c, err := componentNamed(components, app.Name, name)
+	if err != nil {
+		return err
+	}
+	image, err = resolvedImage(ctx, dockerCLI, image)
+	if err != nil {
+		return err
+	}
+	if err := rollComponents(ctx, dockerCLI, []swarm.Service{c}, component.Roll(image)); err != nil {
+		return err
+	}
+	fmt.Fprintf(dockerCLI.Out(), "%s runs %s. Change it in the stack file too, if you keep one\n", component.Name(c), shortImage(image))
+	return nil
+}
+
+// resolvedImage is an image with its digest: all tasks get the same, whatever its tag names later.
+func resolvedImage(ctx context.Context, dockerCLI command.Cli, image string) (string, error) {
+	auth, err := command.RetrieveAuthTokenFromImage(dockerCLI.ConfigFile(), image)
+	if err != nil {
+		return "", err
+	}
+	res, err := dockerCLI.Client().DistributionInspect(ctx, image, client.DistributionInspectOptions{EncodedRegistryAuth: auth})
+	if err != nil {
+		return "", fmt.Errorf("the image %s cannot be pulled: %w\nNothing was changed", image, err)
+	}
+	return pinned(image, res.Descriptor.Digest.String()), nil
+}
+
+// componentRows are rows of ps for the services beside the members.
+func componentRows(ctx context.Context, dockerCLI command.Cli, application string) ([]*memberRow, error) {
+	components, err := componentsOf(ctx, dockerCLI, application)
+	if err != nil || len(components) == 0 {
+		return nil, err
+	}
+	tasks, err := stackdeploy.Tasks(ctx, dockerCLI.Client(), application)
+	if err != nil {
+		return nil, err
+	}
+	nodes, err := dockerCLI.Client().NodeList(ctx, client.NodeListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	hostname := func(id string) string {
+		i := slices.IndexFunc(nodes.Items, func(n swarm.Node) bool { return n.ID == id })
+		if i < 0 {
+			return id
+		}
+		return nodes.Items[i].Description.Hostname
+	}
+	var rows []*memberRow
+	for i, s := range component.States(components, tasks, hostname) {
+		rows = append(rows, &memberRow{
+			m:         store.Member{Name: s.Name, Service: components[i].Spec.Name, Hostname: strings.Join(s.Nodes, ","), Message: s.Problem, Healthy: s.Healthy()},
+			component: s.String(),
+		})
+	}
+	return rows, nil
+}
