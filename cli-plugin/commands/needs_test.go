@@ -1,0 +1,105 @@
+package commands
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/docker/cli/cli/compose/loader"
+	"github.com/docker/cli/cli/compose/types"
+	"github.com/moby/moby/api/types/swarm"
+	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
+
+	"github.com/openmanage/openmanage/cli-plugin/internal/fakeswarm"
+	"github.com/openmanage/openmanage/cli-plugin/internal/stackdeploy"
+	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/store"
+)
+
+// loading stands for the docker program, for stacks of any type: all that it deploys is healthy at once.
+type loading struct {
+	t      *testing.T
+	docker *fakeswarm.Client
+	order  []string
+	files  map[string]string
+}
+
+func (d *loading) Deploy(_ context.Context, name string, file []byte, _ stackdeploy.Options) error {
+	dict, err := loader.ParseYAML(file)
+	assert.NilError(d.t, err)
+	config, err := loader.Load(types.ConfigDetails{WorkingDir: "/", ConfigFiles: []types.ConfigFile{{Filename: "stack.yml", Config: dict}}})
+	assert.NilError(d.t, err)
+	d.order, d.files[name] = append(d.order, name), string(file)
+	app := store.Application{Name: name}
+	for _, one := range config.Services {
+		s := service(name+"_"+one.Name, name, one.Deploy.Labels)
+		s.Spec.TaskTemplate.ContainerSpec.Image, s.Spec.TaskTemplate.ContainerSpec.Hostname = one.Image, one.Hostname
+		s.Spec.Mode.Replicated = &swarm.ReplicatedService{Replicas: one.Deploy.Replicas}
+		if one.Deploy.Mode == "global" {
+			s.Spec.Mode = swarm.ServiceMode{Global: &swarm.GlobalService{}}
+		}
+		d.docker.Services = append(d.docker.Services, s)
+		if m := one.Deploy.Labels[api.LabelMember]; m != "" {
+			app.Type = one.Deploy.Labels[api.LabelType]
+			app.Members = append(app.Members, member(m, "node1", api.RoleMember))
+			continue
+		}
+		d.docker.Tasks = append(d.docker.Tasks, swarm.Task{
+			ID: "task-" + s.ID, ServiceID: s.ID, NodeID: "id-node2", DesiredState: swarm.TaskStateRunning, Status: swarm.TaskStatus{State: swarm.TaskStateRunning},
+			Annotations: swarm.Annotations{Labels: s.Spec.Labels}, Spec: s.Spec.TaskTemplate,
+		})
+	}
+	fakeswarm.Put(d.t, d.docker, store.KindApplication, name, app)
+	return nil
+}
+
+func TestCreateMakesWhatIsNeededFirst(t *testing.T) {
+	docker := installed(t)
+	deployer := &loading{t: t, docker: docker, files: map[string]string{}}
+	s := session{docker: docker}
+	assert.NilError(t, s.create(t, deployer, "zabbix", "zb", "--publish", "8080"))
+	assert.DeepEqual(t, deployer.order, []string{"zb-db", "zb"})
+	assert.Check(t, is.Contains(deployer.files["zb"], "name: zb-db_superuser-password"))
+	assert.Check(t, is.Contains(deployer.files["zb"], "name: zb-db_default"))
+	said := s.out.String()
+	assert.Check(t, is.Contains(said, "zb-web:8080  (web front end)"))
+	assert.Check(t, is.Contains(said, "port 8080 of every node, published for 8080"))
+	assert.Check(t, is.Contains(s.err.String(), "zb-agent  1 of 1 running"))
+
+	// Again: all is there.
+	assert.NilError(t, s.create(t, deployer, "zabbix", "zb"))
+	assert.Equal(t, len(deployer.order), 2)
+
+	var ps session
+	ps.docker = docker
+	assert.NilError(t, ps.run(t, "ps", "zb", "--format", "{{.Member}} {{.Node}} {{.State}} {{.Volume}}"))
+	assert.Check(t, is.Contains(ps.out.String(), "zb-agent node2 1 of 1 running -"))
+	assert.Check(t, is.Contains(ps.out.String(), "zb-1 node1 running (healthy) zb-1"))
+}
+
+func TestCreateUsesWhatIsGiven(t *testing.T) {
+	docker := installed(t)
+	fakeswarm.Put(t, docker, store.KindApplication, "pg", pg(0))
+	deployer := &loading{t: t, docker: docker, files: map[string]string{}}
+	s := session{docker: docker}
+	assert.NilError(t, s.create(t, deployer, "zabbix", "zb", "--use", "postgresql=pg"))
+	assert.DeepEqual(t, deployer.order, []string{"zb"})
+	assert.Check(t, is.Contains(deployer.files["zb"], "DB_SERVER_HOST: pg-1,pg-2,pg-3"))
+
+	fakeswarm.Put(t, docker, store.KindApplication, "kv", store.Application{Name: "kv", Type: "etcd"})
+	for _, tc := range []struct{ use, want string }{
+		{"db=mine", "there is no application mine that zz could use\nCreate it: docker openmanage create postgresql mine"},
+		{"db=kv", "needs an application of type postgresql, and kv is of type etcd"},
+		{"mysql=pg", "zabbix needs db (postgresql)"},
+		{"db", "expected NEED=APPLICATION"},
+		{"db=pg:x", `"x" is no number of members`},
+	} {
+		err := s.create(t, deployer, "zabbix", "zz", "--use", tc.use)
+		assert.ErrorContains(t, err, tc.want)
+	}
+	err := s.create(t, deployer, "etcd", "zz", "--use", "db=pg")
+	assert.ErrorContains(t, err, "etcd needs no other application")
+	assert.Equal(t, len(deployer.order), 1, "nothing is made")
+	assert.Assert(t, !strings.Contains(strings.Join(docker.Records(), " "), "operation.create.zz"))
+}
