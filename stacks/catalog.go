@@ -151,6 +151,7 @@ type Secret struct {
 type Port struct {
 	Name        string `yaml:"name" json:"name"`
 	Port        int    `yaml:"port" json:"port"`
+	Protocol    string `yaml:"protocol" json:"protocol,omitempty"` // tcp or udp; "": tcp
 	Description string `yaml:"description" json:"description"`
 }
 
@@ -364,6 +365,10 @@ func (a *App) validate() error {
 	check(a.Volume.MinSize > 0 && a.Volume.Size >= a.Volume.MinSize, "volume: expected 0 < min_size <= size, it is min_size %s, size %s", a.Volume.MinSize, a.Volume.Size)
 	check(len(a.Volume.Filesystems) > 0, "volume.filesystems is missing")
 	check(len(a.Health.Test) > 0, "health.test is missing")
+	for _, p := range a.AllPorts() {
+		check(p.Port > 0 && p.Port < 1<<16, "port %s: %d is no port number", p.Name, p.Port)
+		check(p.Protocol == "" || p.Protocol == "udp" || p.Protocol == "tcp", "port %s: protocol %q: expected tcp or udp", p.Name, p.Protocol)
+	}
 	names := map[string]bool{}
 	for i := range a.Components {
 		c := &a.Components[i]

@@ -111,6 +111,16 @@ func (c *Component) has(port int) bool {
 	return slices.ContainsFunc(c.Ports, func(p Port) bool { return p.Port == port })
 }
 
+// protocolOf is what the application speaks on a port.
+func (a *App) protocolOf(port int) string {
+	for _, p := range a.AllPorts() {
+		if p.Port == port && p.Protocol != "" {
+			return p.Protocol
+		}
+	}
+	return "tcp"
+}
+
 func (a *App) hasSecret(name string) bool {
 	return slices.ContainsFunc(a.Secrets, func(s Secret) bool { return s.Name == name }) ||
 		slices.ContainsFunc(a.Needs, func(n Need) bool {
@@ -130,7 +140,7 @@ type componentData struct {
 	*data
 	Component
 	Service string // its name in the application's network
-	Publish []Publish
+	Publish []publication
 }
 
 // Image is that of the component: the type's, or the one that was asked for.

@@ -54,6 +54,12 @@ type Publish struct {
 	Target    int `json:"target"`
 }
 
+// publication is what a template sees of one.
+type publication struct {
+	Publish
+	Protocol string // the port's own
+}
+
 // ParsePublish reads PUBLISHED[:TARGET]; target is what is taken if it is left out.
 func ParsePublish(s string, target int) (Publish, error) {
 	refuse := fmt.Errorf("%w --publish %q: expected PUBLISHED[:TARGET], two port numbers, such as %d or 15432:%d", ErrOption, s, target, target)
@@ -92,7 +98,7 @@ type data struct {
 	CPUs      string
 	Memory    string
 	Networks  []string
-	Publish   []Publish
+	Publish   []publication
 	Encrypted bool
 	Driver    string
 	// HasFiles: the template gives the members files.
@@ -101,7 +107,7 @@ type data struct {
 	parameters map[string]string
 	images     map[string]string
 	uses       map[string]Uses
-	published  []Publish // of members and components
+	published  []publication // of members and components
 }
 
 // Application is its name, also where .Name is a member's.
@@ -288,7 +294,7 @@ func (a *App) data(o Options) (*data, error) {
 		App: a, Name: o.Name, Image: o.Image, Labels: labels, CPUs: o.CPUs,
 		Networks: slices.Clone(o.Networks), Encrypted: o.Encrypted,
 		Driver: api.PluginName, HasFiles: strings.Contains(a.template, "OPENMANAGE_FILE_"), parameters: o.Parameters,
-		images: o.Images, uses: o.Uses, published: o.Publish,
+		images: o.Images, uses: o.Uses,
 	}
 	for _, n := range a.Needs {
 		if network := o.Uses[n.Name].Network(); !slices.Contains(d.Networks, network) {
@@ -296,8 +302,10 @@ func (a *App) data(o Options) (*data, error) {
 		}
 	}
 	for _, p := range o.Publish {
+		one := publication{p, a.protocolOf(p.Target)}
+		d.published = append(d.published, one)
 		if !a.OfComponent(p.Target) {
-			d.Publish = append(d.Publish, p)
+			d.Publish = append(d.Publish, one)
 		}
 	}
 	if o.Memory > 0 {
@@ -344,6 +352,7 @@ func encode(m map[string]string) (string, error) {
 //	secret S  the name of the application's Docker secret S
 //	json V    V as JSON
 //	min A B   the smaller number
+//	split S   the words of S
 //	uuid S    a UUID that follows from S, in 22 characters of base64url
 //
 // Beside an application's own there are the templates of common.tmpl.
@@ -357,7 +366,8 @@ func parseTemplate(a *App) (*template.Template, error) {
 		},
 	})
 	funcs := template.FuncMap{
-		"min": func(a, b int) int { return min(a, b) },
+		"min":   func(a, b int) int { return min(a, b) },
+		"split": strings.Fields,
 		"uuid": func(s string) string {
 			sum := sha256.Sum256([]byte("openmanage\x00" + s))
 			return strings.ReplaceAll(base64.RawURLEncoding.EncodeToString(sum[:16]), "-", "_")

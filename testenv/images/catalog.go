@@ -12,6 +12,7 @@ func catalogRecipes() map[string]Recipe {
 		"rabbitmq:4-management": rabbitmqRecipe, "rabbitmq:4.99-management": rabbitmqRecipe,
 		"apache/kafka:4.1.0": kafkaRecipe, "apache/kafka:4.1.99": kafkaRecipe,
 		"opensearchproject/opensearch:3.2.0": opensearchRecipe, "opensearchproject/opensearch:3.2.99": opensearchRecipe,
+		"cturra/ntp:latest": ntpRecipe, "cturra/ntp:next": ntpRecipe,
 		"prom/prometheus:v3.5.0": prometheusRecipe, "prom/prometheus:v3.5.99": prometheusRecipe,
 	} {
 		_, tag, _ := strings.Cut(name, ":")
@@ -158,6 +159,18 @@ func opensearchRecipe(version string) Recipe {
 			"ENV PATH=" + home + "/bin:" + defaultPath + " JAVA_HOME=" + javaHome, "LABEL org.opencontainers.image.version=" + version,
 			"USER 1000", "WORKDIR " + home, "EXPOSE 9200 9300",
 			`ENTRYPOINT ["./opensearch-docker-entrypoint.sh"]`, `CMD ["opensearch"]`,
+		},
+	}
+}
+
+func ntpRecipe(version string) Recipe {
+	return Recipe{
+		Name: "ntp", Suite: "trixie", Variant: "minbase",
+		Packages: []string{"chrony"},
+		After:    []string{dropDocumentation},
+		Config: []string{
+			"ENV PATH=" + defaultPath, "LABEL org.opencontainers.image.version=" + version,
+			"EXPOSE 123/udp", `ENTRYPOINT ["/bin/sh", "-c", "exec chronyd -d -x"]`,
 		},
 	}
 }
