@@ -60,6 +60,9 @@ type App struct {
 	Secrets  []Secret `yaml:"secrets" json:"secrets,omitempty"`
 	Ports    []Port   `yaml:"ports" json:"ports,omitempty"`
 	Health   Health   `yaml:"health" json:"health"`
+	// DockerSocket: the members ask Docker what there is. They run on managers, with its socket, and so
+	// can do whatever Docker can.
+	DockerSocket bool `yaml:"docker_socket" json:"dockerSocket,omitempty"`
 	// Components are services beside the members, Needs other applications that there must be.
 	Components []Component `yaml:"components" json:"components,omitempty"`
 	Needs      []Need      `yaml:"needs" json:"needs,omitempty"`
@@ -153,6 +156,8 @@ type Port struct {
 	Port        int    `yaml:"port" json:"port"`
 	Protocol    string `yaml:"protocol" json:"protocol,omitempty"` // tcp or udp; "": tcp
 	Description string `yaml:"description" json:"description"`
+	// Web: people look at it with a browser, so --domain gives it a name.
+	Web bool `yaml:"web" json:"web,omitempty"`
 }
 
 // Health says how Docker asks a member whether it is well. What Docker asks is the

@@ -43,6 +43,9 @@ type Options struct {
 	// are made along. Images are those of components that are not to have the type's.
 	Uses   map[string]Uses   `json:"uses,omitempty"`
 	Images map[string]string `json:"images,omitempty"`
+	// Domain is the name under which browsers find the application, through the Traefik application Via.
+	Domain string `json:"domain,omitempty"`
+	Via    string `json:"via,omitempty"`
 	// Volumes says what volumes of members exist already, by member name: they
 	// keep their size and filesystem.
 	Volumes map[string]api.VolumeSpec `json:"-"`
@@ -107,6 +110,8 @@ type data struct {
 	parameters map[string]string
 	images     map[string]string
 	uses       map[string]Uses
+	domain     string
+	via        string        // network in which Traefik finds it
 	published  []publication // of members and components
 }
 
@@ -158,6 +163,9 @@ func (a *App) Complete(o Options) Options {
 	}
 	o.CPUs = cmp.Or(o.CPUs, a.Resources.CPUs)
 	o.Memory = cmp.Or(o.Memory, int64(a.Resources.Memory))
+	if o.Domain != "" {
+		o.Via = cmp.Or(o.Via, DefaultTraefik)
+	}
 	o.Uses = a.completeNeeds(o.Name, o.Uses)
 	return o
 }
@@ -195,6 +203,9 @@ func (a *App) Check(o Options) error {
 			refuse("--publish %d: given twice", p.Published)
 		}
 		seen[p.Published] = true
+	}
+	if err := a.checkDomain(o); err != nil {
+		errs = append(errs, err)
 	}
 	for _, name := range sortedKeys(o.Images) {
 		if !slices.ContainsFunc(a.Components, func(c Component) bool { return c.Name == name }) {
@@ -294,7 +305,13 @@ func (a *App) data(o Options) (*data, error) {
 		App: a, Name: o.Name, Image: o.Image, Labels: labels, CPUs: o.CPUs,
 		Networks: slices.Clone(o.Networks), Encrypted: o.Encrypted,
 		Driver: api.PluginName, HasFiles: strings.Contains(a.template, "OPENMANAGE_FILE_"), parameters: o.Parameters,
-		images: o.Images, uses: o.Uses,
+		images: o.Images, uses: o.Uses, domain: o.Domain,
+	}
+	if o.Domain != "" {
+		d.via = Uses{Name: o.Via}.Network()
+		if !slices.Contains(d.Networks, d.via) {
+			d.Networks = append(d.Networks, d.via)
+		}
 	}
 	for _, n := range a.Needs {
 		if network := o.Uses[n.Name].Network(); !slices.Contains(d.Networks, network) {
@@ -353,6 +370,7 @@ func encode(m map[string]string) (string, error) {
 //	json V    V as JSON
 //	min A B   the smaller number
 //	split S   the words of S
+//	flow L    labels L, each with a comma before it, for { }
 //	uuid S    a UUID that follows from S, in 22 characters of base64url
 //
 // Beside an application's own there are the templates of common.tmpl.
@@ -368,6 +386,7 @@ func parseTemplate(a *App) (*template.Template, error) {
 	funcs := template.FuncMap{
 		"min":   func(a, b int) int { return min(a, b) },
 		"split": strings.Fields,
+		"flow":  flow,
 		"uuid": func(s string) string {
 			sum := sha256.Sum256([]byte("openmanage\x00" + s))
 			return strings.ReplaceAll(base64.RawURLEncoding.EncodeToString(sum[:16]), "-", "_")

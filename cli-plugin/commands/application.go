@@ -32,6 +32,8 @@ type applicationOptions struct {
 	set        []string
 	use        []string
 	images     []string
+	domain     string
+	via        string
 }
 
 func (o *applicationOptions) addTo(cmd *cobra.Command) {
@@ -47,6 +49,8 @@ func (o *applicationOptions) addTo(cmd *cobra.Command) {
 	flags.Var(&o.memory, "memory", "Limit of memory for each member, such as 2GiB")
 	flags.StringArrayVar(&o.set, "set", nil, "Set a parameter of the type: KEY=VALUE")
 	flags.StringArrayVar(&o.use, "use", nil, "Use an application that exists for what this one needs: NEED=APPLICATION[:MEMBERS]")
+	flags.StringVar(&o.domain, "domain", "", "Name under which browsers find it, through the application traefik")
+	flags.StringVar(&o.via, "via", "", "Name of another Traefik application for --domain")
 	flags.StringArrayVar(&o.images, "component-image", nil, "Image of a component: COMPONENT=IMAGE (default: the type's)")
 	_ = cmd.RegisterFlagCompletionFunc("set", completeParameters)
 	_ = cmd.RegisterFlagCompletionFunc("filesystem", completeFixed("ext4", "xfs"))
@@ -64,7 +68,7 @@ func (o *applicationOptions) resolve(flags *pflag.FlagSet, typeName, name string
 	}
 	result := stacks.Options{
 		Name: name, Members: o.replicas, Image: o.image, Filesystem: o.filesystem, CPUs: o.cpus,
-		Memory: o.memory.Value(), Networks: o.networks, Encrypted: o.encrypt, Parameters: map[string]string{},
+		Domain: o.domain, Via: o.via, Memory: o.memory.Value(), Networks: o.networks, Encrypted: o.encrypt, Parameters: map[string]string{},
 	}
 	var errs []error
 	if flags.Changed("replicas") && o.replicas == 0 {

@@ -359,6 +359,11 @@ func (c *creation) lookForVolumes(ctx context.Context, docker client.APIClient, 
 }
 
 func (c *creation) lookForNetworks(ctx context.Context, docker client.APIClient) error {
+	if via := c.options.Via; via != "" {
+		if _, err := docker.NetworkInspect(ctx, stacks.Uses{Name: via}.Network(), client.NetworkInspectOptions{Scope: "swarm"}); err != nil {
+			return fmt.Errorf("--domain %s: there is no application %s that browsers come in by: %w\nCreate it: docker openmanage create traefik %s --publish 443 --publish 80", c.options.Domain, via, err, via)
+		}
+	}
 	for _, name := range c.options.Networks {
 		res, err := docker.NetworkInspect(ctx, name, client.NetworkInspectOptions{Scope: "swarm"})
 		if err != nil {

@@ -1,0 +1,72 @@
+package stacks
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// DefaultTraefik is the name of the Traefik application that --domain takes if none is named.
+const DefaultTraefik = "traefik"
+
+// domainName is a name of DNS with at least one dot: letters, digits and dashes, 63 characters a label.
+var domainName = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+func (a *App) checkDomain(o Options) error {
+	switch {
+	case o.Domain == "":
+		return nil
+	case len(o.Domain) > 253 || !domainName.MatchString(o.Domain):
+		return fmt.Errorf("%w --domain %q: expected a name such as %s.example.org", ErrOption, o.Domain, a.ID)
+	case a.webPort() == nil:
+		return fmt.Errorf("%w --domain %s: %s has no web interface", ErrOption, o.Domain, a.ID)
+	}
+	return nil
+}
+
+// webPort is where browsers look, or nil.
+func (a *App) webPort() *Port {
+	for _, p := range a.AllPorts() {
+		if p.Web {
+			return &p
+		}
+	}
+	return nil
+}
+
+// Label is a label of a service.
+type Label struct{ Key, Value string }
+
+// Routes are the labels by which Traefik finds the one of the given ports that browsers look at; none
+// without --domain, or if none of them is. Documentation: Traefik's Docker Swarm provider.
+func (d *data) Routes(ports []Port) []Label {
+	web := d.App.webPort()
+	if d.domain == "" || web == nil {
+		return nil
+	}
+	for _, p := range ports {
+		if p.Port != web.Port {
+			continue
+		}
+		router := "traefik.http.routers." + d.Name + "."
+		return []Label{
+			{"traefik.enable", "true"},
+			{"traefik.swarm.network", d.via},
+			{router + "rule", "Host(`" + d.domain + "`)"},
+			{router + "entrypoints", "websecure"},
+			{router + "tls", "true"},
+			{"traefik.http.services." + d.Name + ".loadbalancer.server.port", strconv.Itoa(p.Port)},
+		}
+	}
+	return nil
+}
+
+// flow writes labels for a flow mapping of YAML, each with a comma before it.
+func flow(labels []Label) string {
+	var text strings.Builder
+	for _, l := range labels {
+		fmt.Fprintf(&text, ", %s: %s", l.Key, quote(l.Value))
+	}
+	return text.String()
+}
