@@ -11,7 +11,7 @@ import (
 const DefaultTraefik = "traefik"
 
 // domainName is a name of DNS with at least one dot: letters, digits and dashes, 63 characters a label.
-var domainName = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
+var domainName = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 func (a *App) checkDomain(o Options) error {
 	switch {
