@@ -13,7 +13,7 @@ import (
 // service's log sees it.
 func runSeal(_ context.Context, args []string) (int, error) {
 	if len(args) < 2 {
-		return 2, errors.New("usage: openmanage seal PUBLIC_KEY FILE...")
+		return 2, errors.New("usage: openmanage seal PUBLIC_KEY FILE [FILE...]")
 	}
 	line, err := seal.Files(args[0], args[1:])
 	if err != nil {
