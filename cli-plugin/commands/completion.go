@@ -188,6 +188,30 @@ func completeSettings(dockerCLI command.Cli) cobra.CompletionFunc {
 	}
 }
 
+// completeCredentials offers an application, removed ones too, and then its secrets.
+func completeCredentials(dockerCLI command.Cli) cobra.CompletionFunc {
+	applications := completeRecords(dockerCLI, store.KindApplication, 1, func(store.Application) bool { return true })
+	return func(cmd *cobra.Command, args []string, toComplete string) (names []string, directive cobra.ShellCompDirective) {
+		if len(args) == 0 {
+			return applications(cmd, args, toComplete)
+		}
+		ctx := cmd.Context()
+		if ctx == nil {
+			ctx = context.Background()
+		}
+		found, _, err := credentialsOf(ctx, dockerCLI, args[0])
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		for _, c := range found {
+			if !slices.Contains(args[1:], c.name) {
+				names = append(names, cobra.CompletionWithDesc(c.name, c.description))
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
 func completeFormat(_ *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 	return []string{formatter.TableFormatKey, formatter.JSONFormatKey}, cobra.ShellCompDirectiveNoFileComp
 }

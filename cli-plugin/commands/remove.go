@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/openmanage/openmanage/cli-plugin/internal/claim"
+	"github.com/openmanage/openmanage/cli-plugin/internal/credentials"
 	"github.com/openmanage/openmanage/cli-plugin/internal/preflight"
 	"github.com/openmanage/openmanage/cli-plugin/internal/stackdeploy"
 	"github.com/openmanage/openmanage/internal/api"
@@ -100,6 +101,9 @@ func removeApplication(ctx context.Context, dockerCLI command.Cli, name string, 
 		if err := store.Delete(ctx, records, store.KindOperation, op); err != nil {
 			return err
 		}
+	}
+	if err := credentials.RemoveServices(ctx, docker, name); err != nil {
+		return err
 	}
 	if err := stackdeploy.Remove(ctx, docker, name, func(s string) { fmt.Fprintln(dockerCLI.Err(), s) }); err != nil {
 		return fmt.Errorf("remove %s: %w\nRun the same command again to go on", name, err)

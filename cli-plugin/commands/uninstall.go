@@ -11,6 +11,7 @@ import (
 	"github.com/docker/cli/cli/command"
 	"github.com/spf13/cobra"
 
+	"github.com/openmanage/openmanage/cli-plugin/internal/credentials"
 	"github.com/openmanage/openmanage/cli-plugin/internal/installation"
 	"github.com/openmanage/openmanage/cli-plugin/internal/preflight"
 	"github.com/openmanage/openmanage/cli-plugin/internal/stackdeploy"
@@ -75,6 +76,9 @@ func runUninstall(ctx context.Context, dockerCLI command.Cli, o uninstallOptions
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("it was not gone within %s", o.timeout))
 	defer cancel()
+	if err := credentials.RemoveServices(ctx, docker, ""); err != nil {
+		return err
+	}
 	if err := stackdeploy.Remove(ctx, docker, api.StackName, func(s string) { fmt.Fprintln(dockerCLI.Err(), s) }); err != nil {
 		return err
 	}

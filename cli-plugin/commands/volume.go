@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/openmanage/openmanage/cli-plugin/internal/claim"
+	"github.com/openmanage/openmanage/cli-plugin/internal/credentials"
 	"github.com/openmanage/openmanage/cli-plugin/internal/live"
 	"github.com/openmanage/openmanage/cli-plugin/internal/preflight"
 	"github.com/openmanage/openmanage/internal/api"
@@ -190,6 +191,12 @@ func runVolumeRemove(ctx context.Context, dockerCLI command.Cli, o volumeRemoveO
 		return err
 	}
 	for _, name := range o.names {
+		// The application's secrets go with its last volume, if no service uses them.
+		if r, err := store.Get[api.Volume](ctx, records, store.KindVolume, name); err == nil && r.Value.Application != "" {
+			if err := credentials.RemoveServices(ctx, docker, r.Value.Application); err != nil {
+				return err
+			}
+		}
 		if err := purge(ctx, records, name, o.timeout); err != nil {
 			return err
 		}

@@ -49,6 +49,10 @@ const (
 	LabelApart        = "openmanage.placement.apart"    // true (default), false: members may share a node
 )
 
+// LabelCredentials is on the service that reads an application's secrets for `docker
+// openmanage credentials`; its value is the application.
+const LabelCredentials = "openmanage.credentials"
+
 // PinLabel is the node label that keeps a member with node-local data away from
 // the nodes that do not have it, and one that leaves a node which it shares with
 // another member from going back there; the label's value is PinElsewhere. A

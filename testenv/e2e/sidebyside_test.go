@@ -9,6 +9,7 @@ var lanes = map[string][]struct {
 	run  func(*testing.T)
 }{
 	"pg": {
+		{"CredentialsLogIn", credentialsLogIn},
 		{"Switchover", switchover},
 		{"RestartAndUpgradeOneMemberAtATime", restartAndUpgradeOneMemberAtATime},
 		{"StopAndStart", stopAndStart},

@@ -47,6 +47,9 @@ type Client struct {
 	DistributionInspectFunc func(image string) error
 	ContainerListFunc       func() (client.ContainerListResult, error)
 	ServiceLogsFunc         func(service string, options client.ServiceLogsOptions) (io.ReadCloser, error)
+	ServiceRemoveFunc       func(service string) error
+	// OnServiceCreate is called with each service that was made, outside of the lock.
+	OnServiceCreate func(swarm.Service)
 	// ExecFunc is what a command in the manager's container does; without it no manager
 	// runs on the node.
 	ExecFunc func(cmd []string) (stdout, stderr string, code int)
@@ -162,10 +165,44 @@ func (c *Client) ServiceList(_ context.Context, o client.ServiceListOptions) (cl
 	return res, nil
 }
 
-// ServiceRemove removes a service and its tasks.
-func (c *Client) ServiceRemove(_ context.Context, id string, _ client.ServiceRemoveOptions) (client.ServiceRemoveResult, error) {
+// ServiceCreate keeps a service.
+func (c *Client) ServiceCreate(_ context.Context, o client.ServiceCreateOptions) (client.ServiceCreateResult, error) {
+	s := swarm.Service{ID: "id-" + o.Spec.Name, Spec: o.Spec}
+	c.mu.Lock()
+	c.Services = append(c.Services, s)
+	c.mu.Unlock()
+	if c.OnServiceCreate != nil {
+		c.OnServiceCreate(s)
+	}
+	return client.ServiceCreateResult{ID: s.ID}, nil
+}
+
+// service returns the ID of a service by its ID or name. The lock is held.
+func (c *Client) service(idOrName string) (string, error) {
+	for _, s := range c.Services {
+		if s.ID == idOrName || s.Spec.Name == idOrName {
+			return s.ID, nil
+		}
+	}
+	return "", fmt.Errorf("service %s: %w", idOrName, cerrdefs.ErrNotFound)
+}
+
+// ServiceRemove removes a service and its tasks, unless ServiceRemoveFunc fails.
+func (c *Client) ServiceRemove(ctx context.Context, idOrName string, _ client.ServiceRemoveOptions) (client.ServiceRemoveResult, error) {
+	if err := ctx.Err(); err != nil {
+		return client.ServiceRemoveResult{}, err
+	}
+	if c.ServiceRemoveFunc != nil {
+		if err := c.ServiceRemoveFunc(idOrName); err != nil {
+			return client.ServiceRemoveResult{}, err
+		}
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	id, err := c.service(idOrName)
+	if err != nil {
+		return client.ServiceRemoveResult{}, err
+	}
 	var services []swarm.Service
 	for _, s := range c.Services {
 		if s.ID != id {
@@ -187,26 +224,35 @@ func (c *Client) ServiceLogs(_ context.Context, id string, o client.ServiceLogsO
 	return c.ServiceLogsFunc(id, o)
 }
 
-// TaskList filters by label.
+// TaskList filters by label and service, which must exist.
 func (c *Client) TaskList(_ context.Context, o client.TaskListOptions) (client.TaskListResult, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var res client.TaskListResult
+	of := map[string]bool{}
+	for want := range o.Filters["service"] {
+		id, err := c.service(want)
+		if err != nil {
+			return res, err
+		}
+		of[id] = true
+	}
 	for _, t := range c.Tasks {
-		if matches(o.Filters, "", t.Labels) {
+		if matches(o.Filters, "", t.Labels) && (len(of) == 0 || of[t.ServiceID]) {
 			res.Items = append(res.Items, t)
 		}
 	}
 	return res, nil
 }
 
-// SecretList filters by name and label.
+// SecretList filters by name and label. No values are in it, as with Docker.
 func (c *Client) SecretList(_ context.Context, o client.SecretListOptions) (client.SecretListResult, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var res client.SecretListResult
 	for _, s := range c.Secrets {
 		if matches(o.Filters, s.Spec.Name, s.Spec.Labels) {
+			s.Spec.Data = nil
 			res.Items = append(res.Items, s)
 		}
 	}
@@ -272,13 +318,18 @@ func (c *Client) exec(id string) (stdout, stderr string, code int) {
 	return c.ExecFunc(cmd)
 }
 
+// Frame is text as Docker sends it of a container's stream: 1 is stdout, 2 stderr.
+func Frame(stream byte, text string) []byte {
+	frame := binary.BigEndian.AppendUint32([]byte{stream, 0, 0, 0}, uint32(len(text)))
+	return append(frame, text...)
+}
+
 // ExecAttach gives what ExecFunc prints.
 func (c *Client) ExecAttach(_ context.Context, id string, _ client.ExecAttachOptions) (client.ExecAttachResult, error) {
 	stdout, stderr, _ := c.exec(id)
 	var frames bytes.Buffer
 	for stream, text := range map[byte]string{1: stdout, 2: stderr} {
-		_ = binary.Write(&frames, binary.BigEndian, []uint32{uint32(stream) << 24, uint32(len(text))})
-		frames.WriteString(text)
+		frames.Write(Frame(stream, text))
 	}
 	conn, _ := net.Pipe()
 	return client.ExecAttachResult{HijackedResponse: client.HijackedResponse{Conn: conn, Reader: bufio.NewReader(&frames)}}, nil

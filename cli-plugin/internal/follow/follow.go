@@ -175,6 +175,11 @@ func failures(member string, tasks []swarm.Task) []string {
 // imageErrors are what Docker says when there is no such image to run.
 var imageErrors = []string{"No such image", "pull access denied", "manifest unknown", "repository does not exist", "no matching manifest", "invalid reference format"}
 
+// NoImage tells whether a task failed with this error for want of its image.
+func NoImage(taskErr string) bool {
+	return slices.ContainsFunc(imageErrors, func(known string) bool { return strings.Contains(taskErr, known) })
+}
+
 // failing returns an error if a member has failed twice in a row for want of its
 // image, which waiting does not mend. Anything else may heal: a volume that is
 // still held, a node that is being prepared.
@@ -184,10 +189,8 @@ func failing(members []string, tasks []swarm.Task) error {
 		if len(f) < 2 || f[0] != f[1] {
 			continue
 		}
-		for _, known := range imageErrors {
-			if strings.Contains(f[0], known) {
-				return fmt.Errorf("%s %w: %s", m, ErrFailing, f[0])
-			}
+		if NoImage(f[0]) {
+			return fmt.Errorf("%s %w: %s", m, ErrFailing, f[0])
 		}
 	}
 	return nil

@@ -45,6 +45,20 @@ func Foreign(services []swarm.Service) string {
 	return ""
 }
 
+// Image returns the image that OpenManage's manager runs with on this Swarm.
+func Image(ctx context.Context, docker client.APIClient) (string, error) {
+	res, err := docker.ServiceList(ctx, client.ServiceListOptions{Filters: make(client.Filters).Add("name", preflight.ManagerService)})
+	if err != nil {
+		return "", preflight.Explain(ctx, docker, err)
+	}
+	for _, s := range res.Items { // the filter matches prefixes
+		if c := s.Spec.TaskTemplate.ContainerSpec; s.Spec.Name == preflight.ManagerService && c != nil {
+			return c.Image, nil
+		}
+	}
+	return "", fmt.Errorf("%w\nInstall it with: docker openmanage install", preflight.ErrNotInstalled)
+}
+
 // Options of an installation.
 type Options struct {
 	Version  string
