@@ -18,6 +18,11 @@ func catalogRecipes() map[string]Recipe {
 		_, tag, _ := strings.Cut(name, ":")
 		recipes[name] = recipe(tag)
 	}
+	for name, recipe := range zabbixRecipes() {
+		for _, tag := range []string{"ubuntu-7.0.21", "ubuntu-7.0.99"} {
+			recipes[name+":"+tag] = recipe(tag)
+		}
+	}
 	return recipes
 }
 
