@@ -22,7 +22,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 
+	"github.com/distribution/reference"
 	units "github.com/docker/go-units"
 	"go.yaml.in/yaml/v3"
 
@@ -60,6 +62,8 @@ type App struct {
 	Secrets  []Secret `yaml:"secrets" json:"secrets,omitempty"`
 	Ports    []Port   `yaml:"ports" json:"ports,omitempty"`
 	Health   Health   `yaml:"health" json:"health"`
+	// Added: it did not come with OpenManage.
+	Added *Added `yaml:"-" json:"added,omitempty"`
 
 	template, common string
 }
@@ -248,7 +252,16 @@ func (c *Catalog) Find(name string) (*App, error) {
 	return nil, fmt.Errorf("%w %q%s\nRun 'docker openmanage catalog' to see what can be created", ErrUnknownType, name, hint)
 }
 
-var appID = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
+var (
+	appID      = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
+	secretName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]*$`)
+)
+
+// maxID keeps an ID within the name of a record.
+const maxID = 40
+
+// oneLine tells whether a text is one that a terminal only shows.
+func oneLine(text string) bool { return !strings.ContainsFunc(text, unicode.IsControl) }
 
 func loadApp(fsys fs.FS, folder string) (*App, error) {
 	file := path.Join(folder, "app.yaml")
@@ -333,6 +346,8 @@ func (a *App) complete() {
 	}
 }
 
+// validate says what is wrong with a type. What it says of a field begins with the
+// field's path, and of a parameter with its name, so that Lint finds the line.
 func (a *App) validate() error {
 	var errs []error
 	check := func(ok bool, format string, args ...any) {
@@ -340,16 +355,24 @@ func (a *App) validate() error {
 			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
-	check(appID.MatchString(a.ID), "id %q: expected lower-case letters, digits and dashes, a letter first", a.ID)
-	check(a.Title != "", "title is missing")
-	check(a.Category != "", "category is missing")
-	check(a.Description != "", "description is missing")
+	check(appID.MatchString(a.ID) && len(a.ID) <= maxID, "id %q: expected lower-case letters, digits and dashes, a letter first, %d at most", a.ID, maxID)
+	for _, alias := range a.Aliases {
+		check(appID.MatchString(alias) && len(alias) <= maxID, "aliases: %q: expected lower-case letters, digits and dashes, a letter first, %d at most", alias, maxID)
+	}
+	for _, field := range []struct{ name, text string }{{"title", a.Title}, {"category", a.Category}, {"description", a.Description}} {
+		check(field.text != "", "%s is missing", field.name)
+		check(oneLine(field.text), "%s: expected one line without control characters", field.name)
+	}
+	_, err := reference.ParseNormalizedNamed(a.Image.Default)
 	check(a.Image.Default != "", "image.default is missing")
+	check(a.Image.Default == "" || err == nil, "image.default %q: expected something like registry.example.com/name:1.2", a.Image.Default)
 	check(a.Members.Allow(a.Members.Default), "members.default %d is not among %s", a.Members.Default, a.Members)
 	if a.Plain() {
 		check(len(a.Command) > 0, "command is missing: what the image runs by itself, its entrypoint included")
 		check(a.Health.Check != "", "health.check is missing: an http:// or tcp:// URL in the container, or a command as a JSON array")
-		_, _, err := api.ParseOwners(a.User)
+		_, err := api.ParseHealthCheck(a.Health.Check)
+		check(a.Health.Check == "" || err == nil, "health.check: %v", err)
+		_, _, err = api.ParseOwners(a.User)
 		check(err == nil, "user: %v", err)
 	}
 	check(a.Members.Min >= 1 && a.Members.Min <= a.Members.Default && a.Members.Default <= a.Members.Max,
@@ -357,7 +380,20 @@ func (a *App) validate() error {
 	check(path.IsAbs(a.Volume.Path), "volume.path %q: expected an absolute path", a.Volume.Path)
 	check(a.Volume.MinSize > 0 && a.Volume.Size >= a.Volume.MinSize, "volume: expected 0 < min_size <= size, it is min_size %s, size %s", a.Volume.MinSize, a.Volume.Size)
 	check(len(a.Volume.Filesystems) > 0, "volume.filesystems is missing")
+	for _, fs := range a.Volume.Filesystems {
+		check(fs == "ext4" || fs == "xfs", "volume.filesystems: %q: expected ext4 or xfs", fs)
+	}
 	check(len(a.Health.Test) > 0, "health.test is missing")
+	names := map[string]bool{}
+	for _, s := range a.Secrets {
+		check(secretName.MatchString(s.Name) && !names[s.Name], "secrets: name %q: expected lower-case letters, digits and dashes, each name once", s.Name)
+		check(s.Description != "" && oneLine(s.Description), "secrets: %s: description is missing, or is no line", s.Name)
+		names[s.Name] = true
+	}
+	for _, p := range a.Ports {
+		check(p.Port >= 1 && p.Port <= 65535, "ports: %s: port %d: expected 1 to 65535", p.Name, p.Port)
+		check(p.Description != "" && oneLine(p.Description), "ports: %s: description is missing, or is no line", p.Name)
+	}
 	seen := map[string]bool{}
 	for i := range a.Parameters {
 		p := &a.Parameters[i]

@@ -245,7 +245,7 @@ func (a *App) Generate(o Options) (*Stack, error) {
 		return nil, err
 	}
 	var out bytes.Buffer
-	if err := tmpl.Execute(&out, d); err != nil {
+	if err := tmpl.Execute(&limited{to: &out, left: maxStack}, d); err != nil {
 		return nil, fmt.Errorf("render the stack of %s: %w", a.ID, err)
 	}
 	config, err := validate(out.Bytes())
@@ -354,11 +354,24 @@ func validate(doc []byte) (*types.Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkFiles(dict); err != nil {
+		return nil, err
+	}
+	var variables []string
 	config, err := loader.Load(types.ConfigDetails{
 		WorkingDir:  "/",
 		ConfigFiles: []types.ConfigFile{{Filename: "stack.yml", Config: dict}},
+	}, func(o *loader.Options) {
+		o.Interpolate.LookupValue = func(name string) (string, bool) {
+			variables = append(variables, name)
+			return "", false
+		}
 	})
 	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(config.Services, func(a, b types.ServiceConfig) int { return strings.Compare(a.Name, b.Name) })
+	if err := checkSealed(config, variables); err != nil {
 		return nil, err
 	}
 	if ignored := loader.GetUnsupportedProperties(dict); len(ignored) > 0 {

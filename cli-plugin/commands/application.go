@@ -32,7 +32,7 @@ type applicationOptions struct {
 	set        []string
 }
 
-func (o *applicationOptions) addTo(cmd *cobra.Command) {
+func (o *applicationOptions) addTo(cmd *cobra.Command, dockerCLI command.Cli) {
 	flags := cmd.Flags()
 	flags.IntVar(&o.replicas, "replicas", 0, "Number of members (default: the type's)")
 	flags.StringVar(&o.volumeSize, "volume-size", "", "Size of each member's volume, such as 10GiB (default: the type's)")
@@ -44,17 +44,13 @@ func (o *applicationOptions) addTo(cmd *cobra.Command) {
 	flags.StringVar(&o.cpus, "cpus", "", "Limit of processors for each member, such as 1.5")
 	flags.Var(&o.memory, "memory", "Limit of memory for each member, such as 2GiB")
 	flags.StringArrayVar(&o.set, "set", nil, "Set a parameter of the type: KEY=VALUE")
-	_ = cmd.RegisterFlagCompletionFunc("set", completeParameters)
+	_ = cmd.RegisterFlagCompletionFunc("set", completeParameters(dockerCLI))
 	_ = cmd.RegisterFlagCompletionFunc("filesystem", completeFixed("ext4", "xfs"))
 }
 
 // resolve turns the flags into options of the type, completed and checked.
-func (o *applicationOptions) resolve(flags *pflag.FlagSet, typeName, name string) (*stacks.App, stacks.Options, error) {
-	catalog, err := stacks.Builtin()
-	if err != nil {
-		return nil, stacks.Options{}, err
-	}
-	app, err := catalog.Find(typeName)
+func (o *applicationOptions) resolve(ctx context.Context, dockerCLI command.Cli, flags *pflag.FlagSet, typeName, name string) (*stacks.App, stacks.Options, error) {
+	app, err := findType(ctx, dockerCLI, typeName)
 	if err != nil {
 		return nil, stacks.Options{}, err
 	}

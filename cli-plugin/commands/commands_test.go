@@ -282,7 +282,8 @@ func (s *session) create(t *testing.T, deployer stackdeploy.Deployer, args ...st
 		o.typeName, o.name = args[0], args[1]
 		return runCreate(cmd.Context(), dockerCLI, cmd.Flags(), deployer, &o)
 	}}
-	o.addTo(cmd)
+	o.addTo(cmd, dockerCLI)
+	allowFlag(cmd, &o.allow)
 	cmd.Flags().BoolVar(&o.yes, "yes", false, "")
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 5*time.Second, "")
 	cmd.Flags().StringVar(&o.resolveImage, "resolve-image", "always", "")
