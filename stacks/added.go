@@ -2,6 +2,7 @@ package stacks
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,9 +26,12 @@ type Added struct {
 	Allowed []string  `json:"allowed,omitempty"` // of Permissions
 }
 
-// maxSource keeps a type, with all that JSON makes of it, within a Swarm config and the
-// transaction that writes it (1,000 KiB, 1.5 MiB).
-const maxSource = 400 << 10
+// maxSource and maxRecord keep a type, and the JSON that it is kept as, within a Swarm
+// config and the transaction that writes it (1,000 KiB, 1.5 MiB).
+const (
+	maxSource = 400 << 10
+	maxRecord = 800 << 10
+)
 
 // maxStack is the largest stack that is generated: a template that repeats itself
 // without end does not eat up the memory.
@@ -66,6 +70,10 @@ func ReadFolder(folder fs.FS) (Source, error) {
 			errs = append(errs, err)
 		}
 		*f.to = string(doc)
+	}
+	// JSON, in which it is kept, can be longer.
+	if doc, err := json.Marshal(s); err != nil || len(doc) > maxRecord {
+		errs = append(errs, err, fmt.Errorf("app.yaml, stack.yaml.tmpl and README.md have more than %s together as JSON", FormatSize(maxRecord)))
 	}
 	return s, errors.Join(errs...)
 }

@@ -260,8 +260,21 @@ var (
 // maxID keeps an ID within the name of a record.
 const maxID = 40
 
-// oneLine tells whether a text is one that a terminal only shows.
-func oneLine(text string) bool { return !strings.ContainsFunc(text, unicode.IsControl) }
+// oneLine tells whether a text is one that a terminal only shows, as it is written.
+func oneLine(text string) bool { return !strings.ContainsFunc(text, hides) }
+
+// hides tells whether a terminal does something with a character but show it.
+func hides(r rune) bool { return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) }
+
+// visible makes a text one that a terminal only shows: nothing in it can hide the rest.
+func visible(text string) string {
+	return strings.Map(func(r rune) rune {
+		if hides(r) {
+			return '?'
+		}
+		return r
+	}, text)
+}
 
 func loadApp(fsys fs.FS, folder string) (*App, error) {
 	file := path.Join(folder, "app.yaml")
@@ -363,6 +376,9 @@ func (a *App) validate() error {
 		check(field.text != "", "%s is missing", field.name)
 		check(oneLine(field.text), "%s: expected one line without control characters", field.name)
 	}
+	check(oneLine(strings.Join(a.Links, "")), "links: expected one line each, without control characters")
+	check(oneLine(a.Members.Scale), "members.scale: expected one line without control characters")
+	check(oneLine(a.Image.Downgrade), "image.downgrade: expected one line without control characters")
 	_, err := reference.ParseNormalizedNamed(a.Image.Default)
 	check(a.Image.Default != "", "image.default is missing")
 	check(a.Image.Default == "" || err == nil, "image.default %q: expected something like registry.example.com/name:1.2", a.Image.Default)

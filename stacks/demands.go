@@ -73,10 +73,14 @@ func (a *App) Demands(o Options, config *types.Config) []Demand {
 		d.placement(s)
 	}
 	d.objects()
-	slices.SortFunc(d.found, func(a, b Demand) int {
+	sortDemands(d.found)
+	return slices.Compact(d.found)
+}
+
+func sortDemands(demands []Demand) {
+	slices.SortFunc(demands, func(a, b Demand) int {
 		return cmp.Or(strings.Compare(a.Allow, b.Allow), strings.Compare(a.What, b.What))
 	})
-	return slices.Compact(d.found)
 }
 
 type demands struct {
@@ -87,7 +91,7 @@ type demands struct {
 }
 
 func (d *demands) add(allow, format string, args ...any) {
-	d.found = append(d.found, Demand{Allow: allow, What: fmt.Sprintf(format, args...)})
+	d.found = append(d.found, Demand{Allow: allow, What: visible(fmt.Sprintf(format, args...))})
 }
 
 // own tells whether a name is the application's: NAME, NAME-… (members), NAME_… (what

@@ -59,6 +59,7 @@ func TestDemands(t *testing.T) {
 		{doc: "a host path", service: "volumes: ['/etc:/e']", want: []string{"host-path: service app: mount at /e: /etc"}},
 		{doc: "a path of the user", service: "volumes: ['~/.ssh:/e']", want: []string{"host-path: service app: mount at /e: /~/.ssh"}},
 		{doc: "a relative path", service: "volumes: ['./x:/e']", want: []string{"host-path: service app: mount at /e: /x"}},
+		{doc: "a path that would hide the line", service: "volumes: [{type: bind, source: \"/e\\e[2Kx\\r\", target: /e}]", want: []string{"host-path: service app: mount at /e: /e?[2Kx?"}},
 		{doc: "a host path behind a volume", service: "volumes: ['v:/e']", beside: "volumes: {v: {driver_opts: {type: none, o: bind, device: /etc}}}", want: []string{"host-path: volume web_v: /etc"}},
 		{doc: "the socket behind a volume", service: "volumes: ['v:/e']", beside: "volumes: {v: {driver: local, driver_opts: {type: none, o: bind, device: /run}}}", want: []string{"docker-socket: volume web_v: /run"}},
 		{doc: "its own volumes", service: "volumes: ['v:/e', 'web-1:/d', '/anonymous']", beside: "volumes: {v: {}, web-1: {name: web-1, driver: openmanage, driver_opts: {application: web}}}"},

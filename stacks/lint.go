@@ -30,7 +30,7 @@ func (p Problem) String() string {
 			at += ":" + strconv.Itoa(p.Column)
 		}
 	}
-	return at + ": " + p.Text
+	return at + ": " + visible(p.Text)
 }
 
 const (
@@ -55,6 +55,7 @@ func Lint(source Source) (app *App, demands []Demand, problems []Problem) {
 	slices.SortStableFunc(l.problems, func(a, b Problem) int {
 		return cmp.Or(strings.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
+	sortDemands(l.demands)
 	return app, l.demands, slices.Compact(l.problems)
 }
 
@@ -337,7 +338,9 @@ func (l *linter) template(app *App, source Source) {
 		l.add(used || !app.Plain(), "parameters "+p.Name, fmt.Sprintf(`parameter %s: the template does not use it; write [[ .Set %q ]] where it belongs`, p.Name, p.Name))
 	}
 	for _, n := range someMembers(app.Members) {
-		l.render(app, Options{Name: lintName, Members: n}, fmt.Sprintf("with --replicas %d: ", n))
+		if !l.render(app, Options{Name: lintName, Members: n}, fmt.Sprintf("with --replicas %d: ", n)) {
+			return // all others would say the same, of another service
+		}
 	}
 	l.render(app, Options{Name: lintName, Publish: publishAll(app), Networks: []string{"apps"}, Encrypted: true}, "with --publish, --network and --encrypt-network: ")
 	for _, p := range app.Parameters {
@@ -375,13 +378,13 @@ func publishAll(app *App) []Publish {
 }
 
 // render notes what is wrong with one stack, and what it demands. What is wrong with
-// several is said once.
-func (l *linter) render(app *App, o Options, when string) {
+// several is said once. It tells whether there is a stack.
+func (l *linter) render(app *App, o Options, when string) bool {
 	o = app.Complete(o)
 	stack, err := app.Generate(o)
 	if err != nil {
 		l.stack(when, err)
-		return
+		return false
 	}
 	for _, text := range app.checkStack(o, stack) {
 		l.stack("", errors.New(text))
@@ -391,6 +394,7 @@ func (l *linter) render(app *App, o Options, when string) {
 			l.demands = append(l.demands, d)
 		}
 	}
+	return true
 }
 
 // checkStack is what is expected of every stack of the catalog.

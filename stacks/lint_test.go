@@ -57,7 +57,7 @@ func TestEveryTypeIsFitForTheCatalog(t *testing.T) {
 }
 
 func TestLintOfAPlainType(t *testing.T) {
-	app := strings.Replace(plainApp, "command: [web]", "command: [web]\nresources: {memory: 256MiB}", 1)
+	app := strings.Replace(plainApp, "command: [web]", "command: [sh, -c, 'echo $HOME']\nresources: {memory: 256MiB}", 1)
 	assert.Equal(t, lintOf(Source{App: app, Template: plainTemplate}), "")
 }
 
@@ -84,4 +84,6 @@ func TestReadFolderRefuses(t *testing.T) {
 	assert.ErrorContains(t, err, "there is no app.yaml\nthere is no stack.yaml.tmpl")
 	_, err = ReadFolder(fstest.MapFS{"app.yaml": {Data: []byte("id: x")}, "stack.yaml.tmpl": {Data: bytes.Repeat([]byte("x"), 500<<10)}})
 	assert.ErrorContains(t, err, "more than 400KiB together")
+	_, err = ReadFolder(fstest.MapFS{"app.yaml": {Data: []byte("id: x")}, "stack.yaml.tmpl": {Data: bytes.Repeat([]byte("<"), 300<<10)}})
+	assert.ErrorContains(t, err, "more than 800KiB together as JSON")
 }

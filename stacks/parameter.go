@@ -51,8 +51,8 @@ func (p *Parameter) validate() error {
 	if p.Description == "" {
 		return fmt.Errorf("parameter %s: description is missing", p.Name)
 	}
-	if !oneLine(p.Description) {
-		return fmt.Errorf("parameter %s: description: expected one line without control characters", p.Name)
+	if !oneLine(p.Name + p.Description + p.Default + strings.Join(p.Allowed, "") + p.Label) {
+		return fmt.Errorf("parameter %s: expected one line each, without control characters", p.Name)
 	}
 	switch p.Type {
 	case "integer", "size", "duration", "boolean":

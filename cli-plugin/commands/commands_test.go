@@ -574,12 +574,6 @@ func TestGenerateAsksNoDaemon(t *testing.T) {
 	assert.Assert(t, strings.Contains(s.out.String(), "- {target: 5432, published: 15432, protocol: tcp, mode: host}"))
 }
 
-func TestCatalog(t *testing.T) {
-	s := session{}
-	assert.NilError(t, s.run(t, "catalog"))
-	golden.Assert(t, s.out.String(), "catalog.golden")
-}
-
 func TestASwarmThatDoesNotAnswerIsExplained(t *testing.T) {
 	err := errors.New("Error response from daemon: rpc error: code = DeadlineExceeded desc = context deadline exceeded")
 	cmd := &cobra.Command{Use: "parent", SilenceErrors: true, SilenceUsage: true}
