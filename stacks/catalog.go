@@ -22,7 +22,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 
+	"github.com/distribution/reference"
 	units "github.com/docker/go-units"
 	"go.yaml.in/yaml/v3"
 
@@ -66,6 +68,8 @@ type App struct {
 	// Components are services beside the members, Needs other applications that there must be.
 	Components []Component `yaml:"components" json:"components,omitempty"`
 	Needs      []Need      `yaml:"needs" json:"needs,omitempty"`
+	// Added: it did not come with OpenManage.
+	Added *Added `yaml:"-" json:"added,omitempty"`
 
 	template, common string
 }
@@ -257,7 +261,29 @@ func (c *Catalog) Find(name string) (*App, error) {
 	return nil, fmt.Errorf("%w %q%s\nRun 'docker openmanage catalog' to see what can be created", ErrUnknownType, name, hint)
 }
 
-var appID = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
+var (
+	appID      = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
+	secretName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]*$`)
+)
+
+// maxID keeps an ID within the name of a record.
+const maxID = 40
+
+// oneLine tells whether a text is one that a terminal only shows, as it is written.
+func oneLine(text string) bool { return !strings.ContainsFunc(text, hides) }
+
+// hides tells whether a terminal does something with a character but show it.
+func hides(r rune) bool { return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) }
+
+// visible makes a text one that a terminal only shows: nothing in it can hide the rest.
+func visible(text string) string {
+	return strings.Map(func(r rune) rune {
+		if hides(r) {
+			return '?'
+		}
+		return r
+	}, text)
+}
 
 func loadApp(fsys fs.FS, folder string) (*App, error) {
 	file := path.Join(folder, "app.yaml")
@@ -345,6 +371,8 @@ func (a *App) complete() {
 	}
 }
 
+// validate says what is wrong with a type. What it says of a field begins with the
+// field's path, and of a parameter with its name, so that Lint finds the line.
 func (a *App) validate() error {
 	var errs []error
 	check := func(ok bool, format string, args ...any) {
@@ -352,16 +380,27 @@ func (a *App) validate() error {
 			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
-	check(appID.MatchString(a.ID), "id %q: expected lower-case letters, digits and dashes, a letter first", a.ID)
-	check(a.Title != "", "title is missing")
-	check(a.Category != "", "category is missing")
-	check(a.Description != "", "description is missing")
+	check(appID.MatchString(a.ID) && len(a.ID) <= maxID, "id %q: expected lower-case letters, digits and dashes, a letter first, %d at most", a.ID, maxID)
+	for _, alias := range a.Aliases {
+		check(appID.MatchString(alias) && len(alias) <= maxID, "aliases: %q: expected lower-case letters, digits and dashes, a letter first, %d at most", alias, maxID)
+	}
+	for _, field := range []struct{ name, text string }{{"title", a.Title}, {"category", a.Category}, {"description", a.Description}} {
+		check(field.text != "", "%s is missing", field.name)
+		check(oneLine(field.text), "%s: expected one line without control characters", field.name)
+	}
+	check(oneLine(strings.Join(a.Links, "")), "links: expected one line each, without control characters")
+	check(oneLine(a.Members.Scale), "members.scale: expected one line without control characters")
+	check(oneLine(a.Image.Downgrade), "image.downgrade: expected one line without control characters")
+	_, err := reference.ParseNormalizedNamed(a.Image.Default)
 	check(a.Image.Default != "", "image.default is missing")
+	check(a.Image.Default == "" || err == nil, "image.default %q: expected something like registry.example.com/name:1.2", a.Image.Default)
 	check(a.Members.Allow(a.Members.Default), "members.default %d is not among %s", a.Members.Default, a.Members)
 	if a.Plain() {
 		check(len(a.Command) > 0, "command is missing: what the image runs by itself, its entrypoint included")
 		check(a.Health.Check != "", "health.check is missing: an http:// or tcp:// URL in the container, or a command as a JSON array")
-		_, _, err := api.ParseOwners(a.User)
+		_, err := api.ParseHealthCheck(a.Health.Check)
+		check(a.Health.Check == "" || err == nil, "health.check: %v", err)
+		_, _, err = api.ParseOwners(a.User)
 		check(err == nil, "user: %v", err)
 	}
 	check(a.Members.Min >= 1 && a.Members.Min <= a.Members.Default && a.Members.Default <= a.Members.Max,
@@ -369,16 +408,26 @@ func (a *App) validate() error {
 	check(path.IsAbs(a.Volume.Path), "volume.path %q: expected an absolute path", a.Volume.Path)
 	check(a.Volume.MinSize > 0 && a.Volume.Size >= a.Volume.MinSize, "volume: expected 0 < min_size <= size, it is min_size %s, size %s", a.Volume.MinSize, a.Volume.Size)
 	check(len(a.Volume.Filesystems) > 0, "volume.filesystems is missing")
-	check(len(a.Health.Test) > 0, "health.test is missing")
-	for _, p := range a.AllPorts() {
-		check(p.Port > 0 && p.Port < 1<<16, "port %s: %d is no port number", p.Name, p.Port)
-		check(p.Protocol == "" || p.Protocol == "udp" || p.Protocol == "tcp", "port %s: protocol %q: expected tcp or udp", p.Name, p.Protocol)
+	for _, fs := range a.Volume.Filesystems {
+		check(fs == "ext4" || fs == "xfs", "volume.filesystems: %q: expected ext4 or xfs", fs)
 	}
+	check(len(a.Health.Test) > 0, "health.test is missing")
 	names := map[string]bool{}
+	for _, s := range a.Secrets {
+		check(secretName.MatchString(s.Name) && !names[s.Name], "secrets: name %q: expected lower-case letters, digits and dashes, each name once", s.Name)
+		check(s.Description != "" && oneLine(s.Description), "secrets: %s: description is missing, or is no line", s.Name)
+		names[s.Name] = true
+	}
+	for _, p := range a.AllPorts() {
+		check(p.Port >= 1 && p.Port <= 65535, "ports: %s: port %d: expected 1 to 65535", p.Name, p.Port)
+		check(p.Protocol == "" || p.Protocol == "udp" || p.Protocol == "tcp", "ports: %s: protocol %q: expected tcp or udp", p.Name, p.Protocol)
+		check(p.Description != "" && oneLine(p.Description), "ports: %s: description is missing, or is no line", p.Name)
+	}
+	components := map[string]bool{}
 	for i := range a.Components {
 		c := &a.Components[i]
-		check(!names[c.Name], "component %s is there twice", c.Name)
-		names[c.Name] = true
+		check(!components[c.Name], "component %s is there twice", c.Name)
+		components[c.Name] = true
 		c.validate(a, check)
 	}
 	for _, n := range a.Needs {

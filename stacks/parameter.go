@@ -51,6 +51,9 @@ func (p *Parameter) validate() error {
 	if p.Description == "" {
 		return fmt.Errorf("parameter %s: description is missing", p.Name)
 	}
+	if !oneLine(p.Name + p.Description + p.Default + strings.Join(p.Allowed, "") + p.Label) {
+		return fmt.Errorf("parameter %s: expected one line each, without control characters", p.Name)
+	}
 	switch p.Type {
 	case "integer", "size", "duration", "boolean":
 	case "choice":
@@ -69,7 +72,7 @@ func (p *Parameter) validate() error {
 	}
 	if p.Default != "" {
 		if err := p.Check(p.Default); err != nil {
-			return fmt.Errorf("its own default: %w", err)
+			return fmt.Errorf("parameter %s: its own default: %w", p.Name, err)
 		}
 	}
 	return nil

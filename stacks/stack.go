@@ -277,7 +277,7 @@ func (a *App) Generate(o Options) (*Stack, error) {
 		return nil, err
 	}
 	var out bytes.Buffer
-	if err := tmpl.Execute(&out, d); err != nil {
+	if err := tmpl.Execute(&limited{to: &out, left: maxStack}, d); err != nil {
 		return nil, fmt.Errorf("render the stack of %s: %w", a.ID, err)
 	}
 	config, err := validate(out.Bytes())
@@ -367,7 +367,7 @@ func encode(m map[string]string) (string, error) {
 //	quote S   S as a YAML string. A $ is doubled, which `docker stack deploy`
 //	          would otherwise take for a variable
 //	secret S  the name of the application's Docker secret S
-//	json V    V as JSON
+//	json V    V as JSON, with $ doubled too
 //	min A B   the smaller number
 //	split S   the words of S
 //	flow L    labels L, each with a comma before it, for { }
@@ -380,7 +380,7 @@ func parseTemplate(a *App) (*template.Template, error) {
 		"secret": SecretName,
 		"json": func(v any) (string, error) {
 			doc, err := json.Marshal(v)
-			return string(doc), err
+			return strings.ReplaceAll(string(doc), "$", "$$"), err
 		},
 	})
 	funcs := template.FuncMap{
@@ -409,11 +409,24 @@ func validate(doc []byte) (*types.Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkFiles(dict); err != nil {
+		return nil, err
+	}
+	var variables []string
 	config, err := loader.Load(types.ConfigDetails{
 		WorkingDir:  "/",
 		ConfigFiles: []types.ConfigFile{{Filename: "stack.yml", Config: dict}},
+	}, func(o *loader.Options) {
+		o.Interpolate.LookupValue = func(name string) (string, bool) {
+			variables = append(variables, name)
+			return "", false
+		}
 	})
 	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(config.Services, func(a, b types.ServiceConfig) int { return strings.Compare(a.Name, b.Name) })
+	if err := checkSealed(config, variables); err != nil {
 		return nil, err
 	}
 	if ignored := loader.GetUnsupportedProperties(dict); len(ignored) > 0 {

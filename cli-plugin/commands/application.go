@@ -36,7 +36,7 @@ type applicationOptions struct {
 	via        string
 }
 
-func (o *applicationOptions) addTo(cmd *cobra.Command) {
+func (o *applicationOptions) addTo(cmd *cobra.Command, dockerCLI command.Cli) {
 	flags := cmd.Flags()
 	flags.IntVar(&o.replicas, "replicas", 0, "Number of members (default: the type's)")
 	flags.StringVar(&o.volumeSize, "volume-size", "", "Size of each member's volume, such as 10GiB (default: the type's)")
@@ -52,17 +52,13 @@ func (o *applicationOptions) addTo(cmd *cobra.Command) {
 	flags.StringVar(&o.domain, "domain", "", "Name under which browsers find it, through the application traefik")
 	flags.StringVar(&o.via, "via", "", "Name of another Traefik application for --domain")
 	flags.StringArrayVar(&o.images, "component-image", nil, "Image of a component: COMPONENT=IMAGE (default: the type's)")
-	_ = cmd.RegisterFlagCompletionFunc("set", completeParameters)
+	_ = cmd.RegisterFlagCompletionFunc("set", completeParameters(dockerCLI))
 	_ = cmd.RegisterFlagCompletionFunc("filesystem", completeFixed("ext4", "xfs"))
 }
 
 // resolve turns the flags into options of the type, completed and checked.
-func (o *applicationOptions) resolve(flags *pflag.FlagSet, typeName, name string) (*stacks.App, stacks.Options, error) {
-	catalog, err := stacks.Builtin()
-	if err != nil {
-		return nil, stacks.Options{}, err
-	}
-	app, err := catalog.Find(typeName)
+func (o *applicationOptions) resolve(ctx context.Context, dockerCLI command.Cli, flags *pflag.FlagSet, typeName, name string) (*stacks.App, stacks.Options, error) {
+	app, err := findType(ctx, dockerCLI, typeName)
 	if err != nil {
 		return nil, stacks.Options{}, err
 	}

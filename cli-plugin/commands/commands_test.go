@@ -282,7 +282,8 @@ func (s *session) create(t *testing.T, deployer stackdeploy.Deployer, args ...st
 		o.typeName, o.name = args[0], args[1]
 		return runCreate(cmd.Context(), dockerCLI, cmd.Flags(), deployer, &o)
 	}}
-	o.addTo(cmd)
+	o.addTo(cmd, dockerCLI)
+	allowFlag(cmd, &o.allow)
 	cmd.Flags().BoolVar(&o.yes, "yes", false, "")
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 5*time.Second, "")
 	cmd.Flags().StringVar(&o.resolveImage, "resolve-image", "always", "")
@@ -571,12 +572,6 @@ func TestGenerateAsksNoDaemon(t *testing.T) {
 	s := session{} // any call would panic
 	assert.NilError(t, s.run(t, "generate", "postgres", "pg", "--replicas", "1", "--publish", "15432"))
 	assert.Assert(t, strings.Contains(s.out.String(), "- {target: 5432, published: 15432, protocol: tcp, mode: host}"))
-}
-
-func TestCatalog(t *testing.T) {
-	s := session{}
-	assert.NilError(t, s.run(t, "catalog"))
-	golden.Assert(t, s.out.String(), "catalog.golden")
 }
 
 func TestASwarmThatDoesNotAnswerIsExplained(t *testing.T) {

@@ -103,31 +103,56 @@ func completeAllMembers(dockerCLI command.Cli) cobra.CompletionFunc {
 }
 
 // completeTypes offers the application types for the first argument.
-func completeTypes(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	catalog, err := stacks.Builtin()
-	if err != nil || len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
+func completeTypes(dockerCLI command.Cli) cobra.CompletionFunc {
+	return completeSomeTypes(dockerCLI, func(*stacks.App) bool { return true })
+}
+
+// completeAddedTypes offers those that did not come with OpenManage.
+func completeAddedTypes(dockerCLI command.Cli) cobra.CompletionFunc {
+	return completeSomeTypes(dockerCLI, func(app *stacks.App) bool { return app.Added != nil })
+}
+
+func completeSomeTypes(dockerCLI command.Cli, wanted func(*stacks.App) bool) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		ctx := cmd.Context()
+		if ctx == nil {
+			ctx = context.Background()
+		}
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		catalog, _, err := offered(ctx, dockerCLI)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		var names []string
+		for _, app := range catalog.Apps() {
+			if wanted(app) {
+				names = append(names, cobra.CompletionWithDesc(app.ID, app.Title))
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
 	}
-	var names []string
-	for _, app := range catalog.Apps() {
-		names = append(names, cobra.CompletionWithDesc(app.ID, app.Title))
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // completeParameters offers the --set keys of the type in the first argument, and
 // the values of a key that has a fixed set.
-func completeParameters(_ *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
-	directive := cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
-	catalog, err := stacks.Builtin()
-	if err != nil || len(args) == 0 {
-		return nil, directive
+func completeParameters(dockerCLI command.Cli) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+		directive := cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+		ctx := cmd.Context()
+		if ctx == nil {
+			ctx = context.Background()
+		}
+		if len(args) == 0 {
+			return nil, directive
+		}
+		app, err := findType(ctx, dockerCLI, args[0])
+		if err != nil {
+			return nil, directive
+		}
+		return offerPairs(app, toComplete)
 	}
-	app, err := catalog.Find(args[0])
-	if err != nil {
-		return nil, directive
-	}
-	return offerPairs(app, toComplete)
 }
 
 // offerPairs offers KEY=, or KEY=VALUE once there is a key with a fixed set of values.
@@ -180,7 +205,7 @@ func completeSettings(dockerCLI command.Cli) cobra.CompletionFunc {
 		if mode == "unset" {
 			return slices.Sorted(maps.Keys(settingsOf(r.Value))), cobra.ShellCompDirectiveNoFileComp
 		}
-		kind, err := typeOf(r.Value)
+		kind, err := typeOf(ctx, dockerCLI, r.Value)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveError
 		}

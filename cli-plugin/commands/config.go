@@ -70,15 +70,6 @@ stack deploy brings the old ones back.`,
 	return cmd
 }
 
-// typeOf returns the catalog's entry of an application.
-func typeOf(app store.Application) (*stacks.App, error) {
-	catalog, err := stacks.Builtin()
-	if err != nil {
-		return nil, err
-	}
-	return catalog.Find(app.Type)
-}
-
 // parseChanges reads what follows the application: set KEY=VALUE... and unset KEY...
 func parseChanges(words []string) (set map[string]string, unset []string, err error) {
 	set = map[string]string{}
@@ -193,7 +184,7 @@ func runConfigChange(ctx context.Context, dockerCLI command.Cli, o configOptions
 	if err != nil {
 		return err
 	}
-	kind, err := typeOf(app)
+	kind, err := typeOf(ctx, dockerCLI, app)
 	if err != nil {
 		return err
 	}
@@ -289,7 +280,7 @@ func runConfigList(ctx context.Context, dockerCLI command.Cli, o configOptions) 
 	if err != nil {
 		return err
 	}
-	kind, err := typeOf(app)
+	kind, err := typeOf(ctx, dockerCLI, app)
 	if err != nil {
 		return err
 	}

@@ -36,6 +36,7 @@ type createOptions struct {
 	timeout          time.Duration
 	resolveImage     string
 	withRegistryAuth bool
+	allow            []string
 }
 
 func createCommand(dockerCLI command.Cli) *cobra.Command {
@@ -55,15 +56,16 @@ Without a name it is called as its type is.`,
 			o.typeName, o.name = args[0], args[len(args)-1]
 			return runCreate(cmd.Context(), dockerCLI, cmd.Flags(), stackdeploy.NewDocker(cmd), &o)
 		},
-		ValidArgsFunction:     completeTypes,
+		ValidArgsFunction:     completeTypes(dockerCLI),
 		DisableFlagsInUseLine: true,
 	}
-	o.addTo(cmd)
+	o.addTo(cmd, dockerCLI)
 	flags := cmd.Flags()
 	flags.BoolVarP(&o.yes, "yes", "y", false, "Ask nothing; take up volumes that were kept")
 	flags.DurationVar(&o.timeout, "timeout", 10*time.Minute, "How long to wait until every member is healthy")
 	flags.StringVar(&o.resolveImage, "resolve-image", "always", `Ask the registry for the image ("always", "changed", "never")`)
 	flags.BoolVar(&o.withRegistryAuth, "with-registry-auth", false, "Send registry authentication details to the nodes")
+	allowFlag(cmd, &o.allow)
 	_ = cmd.RegisterFlagCompletionFunc("resolve-image", completeFixed("always", "changed", "never"))
 	return cmd
 }
@@ -72,6 +74,7 @@ Without a name it is called as its type is.`,
 type creation struct {
 	app      *stacks.App
 	options  stacks.Options
+	allow    []string        // what a type that was added may reach beyond itself
 	services []swarm.Service // of the stack, if it is there already
 	retained []api.Volume    // kept volumes that will be taken up
 	finished bool            // an earlier create has made it
@@ -79,14 +82,17 @@ type creation struct {
 }
 
 func runCreate(ctx context.Context, dockerCLI command.Cli, flags *pflag.FlagSet, deployer stackdeploy.Deployer, o *createOptions) error {
-	app, options, err := o.resolve(flags, o.typeName, o.name)
+	app, options, err := o.resolve(ctx, dockerCLI, flags, o.typeName, o.name)
 	if err != nil {
 		return err
 	}
 	if !slices.Contains([]string{"always", "changed", "never"}, o.resolveImage) {
 		return fmt.Errorf("%w --resolve-image %q: expected always, changed or never", stacks.ErrOption, o.resolveImage)
 	}
-	c := &creation{app: app, options: options}
+	c := &creation{app: app, options: options, allow: o.allow}
+	if err := c.lookForDemands(dockerCLI.Err()); err != nil {
+		return err
+	}
 	if err := c.preflight(ctx, dockerCLI, flags, o); err != nil {
 		return err
 	}
@@ -122,6 +128,9 @@ func (c *creation) preflight(ctx context.Context, dockerCLI command.Cli, flags *
 		return err
 	}
 	if err := c.lookForName(ctx, docker); err != nil {
+		return err
+	}
+	if err := c.lookForOthers(ctx, docker); err != nil {
 		return err
 	}
 	if err := c.lookForEarlier(ctx, docker, flags); err != nil || c.finished {
@@ -441,7 +450,7 @@ func (c *creation) run(ctx context.Context, dockerCLI command.Cli, deployer stac
 		}
 	}
 	docker, clock := dockerCLI.Client(), claim.SystemClock{}
-	stack, err := c.app.Generate(c.options)
+	stack, _, err := c.generate()
 	if err != nil {
 		return err
 	}

@@ -27,22 +27,26 @@ func generateCommand(dockerCLI command.Cli) *cobra.Command {
 			o.typeName, o.name = args[0], args[1]
 			return runGenerate(cmd.Context(), dockerCLI, cmd.Flags(), &o)
 		},
-		ValidArgsFunction:     completeTypes,
+		ValidArgsFunction:     completeTypes(dockerCLI),
 		DisableFlagsInUseLine: true,
 	}
-	o.addTo(cmd)
+	o.addTo(cmd, dockerCLI)
 	return cmd
 }
 
-// runGenerate asks no daemon: the same options give the same file anywhere.
-func runGenerate(_ context.Context, dockerCLI command.Cli, flags *pflag.FlagSet, o *generateOptions) error {
-	app, options, err := o.resolve(flags, o.typeName, o.name)
+// runGenerate asks no daemon, unless the type was added to a Swarm: the same options give
+// the same file anywhere.
+func runGenerate(ctx context.Context, dockerCLI command.Cli, flags *pflag.FlagSet, o *generateOptions) error {
+	app, options, err := o.resolve(ctx, dockerCLI, flags, o.typeName, o.name)
 	if err != nil {
 		return err
 	}
 	stack, err := app.Generate(options)
 	if err != nil {
 		return err
+	}
+	if app.Added != nil {
+		sayDemands(dockerCLI.Err(), app, app.Demands(options, stack.Config))
 	}
 	_, err = dockerCLI.Out().Write(stack.YAML)
 	return err

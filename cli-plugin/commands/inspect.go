@@ -100,7 +100,7 @@ func inspectApplication(ctx context.Context, dockerCLI command.Cli, name string,
 	}
 	if first, ok := firstService(services); ok {
 		_ = json.Unmarshal([]byte(first.Spec.Labels[api.LabelParameters]), &found.Parameters) // one that was spoilt is none
-		if kind, err := typeOf(app); err == nil {
+		if kind, err := typeOf(ctx, dockerCLI, app); err == nil {
 			for _, p := range kind.Parameters {
 				if value, ok := first.Spec.Labels[p.Label]; p.Label != "" && ok {
 					found.Parameters[p.Name] = value

@@ -299,7 +299,7 @@ func runRoll(ctx context.Context, dockerCLI command.Cli, o lifecycleOptions, kin
 		return err
 	}
 	if req.Image != "" {
-		if err := checkUpgrade(dockerCLI, app, req.Image); err != nil {
+		if err := checkUpgrade(ctx, dockerCLI, app, req.Image); err != nil {
 			return err
 		}
 		if req.Image, err = resolvedImage(ctx, dockerCLI, req.Image); err != nil {
@@ -331,12 +331,8 @@ func runRoll(ctx context.Context, dockerCLI command.Cli, o lifecycleOptions, kin
 
 // checkUpgrade refuses an image that cannot use the data, by its tag. What no tag
 // says, each member finds out before it starts anything, and is rolled back.
-func checkUpgrade(dockerCLI command.Cli, app store.Application, image string) error {
-	catalog, err := stacks.Builtin()
-	if err != nil {
-		return err
-	}
-	kind, err := catalog.Find(app.Type)
+func checkUpgrade(ctx context.Context, dockerCLI command.Cli, app store.Application, image string) error {
+	kind, err := typeOf(ctx, dockerCLI, app)
 	if err != nil {
 		return err
 	}
@@ -470,11 +466,7 @@ func runScale(ctx context.Context, dockerCLI command.Cli, o lifecycleOptions, re
 	if err != nil {
 		return err
 	}
-	catalog, err := stacks.Builtin()
-	if err != nil {
-		return err
-	}
-	kind, err := catalog.Find(app.Type)
+	kind, err := typeOf(ctx, dockerCLI, app)
 	if err != nil {
 		return err
 	}

@@ -20,13 +20,25 @@ const (
 	KindEvents Kind = "events"
 	// KindNode holds Node, by Swarm node ID.
 	KindNode Kind = "node"
-	// KindOperation holds Operation, by operation name. It is the one kind that
-	// the CLI writes too: to ask for something. (An uninstall deletes the records
-	// of leader and nodes.)
+	// KindOperation holds Operation, by operation name. The CLI writes it too: to ask
+	// for something. (An uninstall deletes the records of leader and nodes.)
 	KindOperation Kind = "operation"
+	// KindCatalog holds CatalogEntry, by application type. Only the CLI writes it.
+	KindCatalog Kind = "catalog"
 	// KindLeader holds Leader; there is one, named "leader".
 	KindLeader Kind = "leader"
 )
+
+// CatalogEntry is an application type that a user has added to the catalog: the files of
+// its folder, as data.
+type CatalogEntry struct {
+	App      string    `json:"app"`      // app.yaml
+	Template string    `json:"template"` // stack.yaml.tmpl
+	Readme   string    `json:"readme,omitempty"`
+	Allowed  []string  `json:"allowed,omitempty"` // what it may reach beyond itself
+	By       string    `json:"by"`                // user@host, for people
+	Added    time.Time `json:"added"`
+}
 
 // Application is what the leading manager observes and decides of an
 // application. It outlives the application's stack as long as volumes are kept.

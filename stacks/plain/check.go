@@ -2,7 +2,6 @@ package plain
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/openmanage/openmanage/internal/api"
 	"github.com/openmanage/openmanage/memberagent"
 )
 
@@ -40,25 +40,19 @@ type check struct {
 
 // parseCheck reads OPENMANAGE_HEALTH.
 func parseCheck(text string, processes *memberagent.Processes) (check, error) {
-	switch {
-	case text == "":
+	if text == "" {
 		return check{ask: func(context.Context) error { return nil }, timeout: checkTimeout, interval: runningInterval}, nil
-	case strings.HasPrefix(text, "["):
-		var command []string
-		if err := json.Unmarshal([]byte(text), &command); err != nil || len(command) == 0 {
-			return check{}, fmt.Errorf("%q is no JSON array of strings", text)
-		}
-		return check{ask: runCommand(command, processes), timeout: commandTimeout, interval: commandInterval}, nil
 	}
-	u, err := url.Parse(text)
+	asked, err := api.ParseHealthCheck(text)
 	switch {
 	case err != nil:
-	case u.Scheme == "http" && u.Host != "":
-		return check{ask: getHTTP(u.String()), timeout: checkTimeout, interval: runningInterval}, nil
-	case u.Scheme == "tcp" && u.Port() != "":
-		return check{ask: dialTCP(u.Host), timeout: checkTimeout, interval: runningInterval}, nil
+		return check{}, err
+	case asked.Command != nil:
+		return check{ask: runCommand(asked.Command, processes), timeout: commandTimeout, interval: commandInterval}, nil
+	case asked.URL != "":
+		return check{ask: getHTTP(asked.URL), timeout: checkTimeout, interval: runningInterval}, nil
 	}
-	return check{}, fmt.Errorf("%q: expected http://HOST:PORT/PATH, tcp://HOST:PORT or a command as a JSON array", text)
+	return check{ask: dialTCP(asked.Address), timeout: checkTimeout, interval: runningInterval}, nil
 }
 
 func getHTTP(address string) func(context.Context) error {

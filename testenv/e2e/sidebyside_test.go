@@ -26,6 +26,7 @@ var lanes = map[string][]struct {
 		{"AFullDiskIsReportedAndEnlargedWhereExt4CannotGrowInUse", aFullDiskIsReportedAndEnlargedWhereExt4CannotGrowInUse},
 		{"AFullDiskIsReportedAndEnlargedInUse", aFullDiskIsReportedAndEnlargedInUse},
 		{"VolumesExpand", volumesExpand},
+		{"AUsersOwnApplication", aUsersOwnApplication},
 	},
 }
 

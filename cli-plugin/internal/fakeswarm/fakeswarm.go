@@ -45,6 +45,7 @@ type Client struct {
 
 	InfoFunc                func() (system.Info, error)
 	DistributionInspectFunc func(image string) error
+	ConfigListFunc          func() error // an error to answer instead
 	ContainerListFunc       func() (client.ContainerListResult, error)
 	ServiceLogsFunc         func(service string, options client.ServiceLogsOptions) (io.ReadCloser, error)
 	ServiceRemoveFunc       func(service string) error
@@ -382,6 +383,11 @@ func (c *Client) ConfigInspect(_ context.Context, id string, _ client.ConfigInsp
 func (c *Client) ConfigList(ctx context.Context, o client.ConfigListOptions) (client.ConfigListResult, error) {
 	if err := ctx.Err(); err != nil {
 		return client.ConfigListResult{}, err
+	}
+	if c.ConfigListFunc != nil {
+		if err := c.ConfigListFunc(); err != nil {
+			return client.ConfigListResult{}, err
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

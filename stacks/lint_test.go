@@ -1,0 +1,89 @@
+package stacks
+
+import (
+	"bytes"
+	"io/fs"
+	"path"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/golden"
+)
+
+const plainTemplate = `[[ template "head" . ]]
+
+services:
+[[- range .Members ]][[ template "member" . ]]
+      LANG: C
+[[ end ]][[ template "tail" . ]]
+`
+
+func lintOf(source Source) string {
+	_, demands, problems := Lint(source)
+	var b strings.Builder
+	for _, p := range problems {
+		b.WriteString(p.String() + "\n")
+	}
+	for _, d := range demands {
+		b.WriteString("demand " + d.String() + "\n")
+	}
+	return b.String()
+}
+
+func builtinSource(t *testing.T, id string) Source {
+	t.Helper()
+	folder, err := fs.Sub(builtin, id)
+	assert.NilError(t, err)
+	source, err := ReadFolder(folder)
+	assert.NilError(t, err)
+	return source
+}
+
+// What comes with OpenManage is what Lint asks of others, and takes nothing of others.
+func TestEveryTypeIsFitForTheCatalog(t *testing.T) {
+	each(t, func(t *testing.T, app *App) {
+		want := ""
+		if !app.Plain() {
+			_, demands, problems := Lint(builtinSource(t, app.ID))
+			assert.Equal(t, len(problems), 1, "%v", problems)
+			assert.Assert(t, strings.Contains(problems[0].Text, "engine: leave it out"), problems[0])
+			assert.Equal(t, len(demands), 0)
+			return
+		}
+		assert.Equal(t, lintOf(builtinSource(t, app.ID)), want)
+	})
+}
+
+func TestLintOfAPlainType(t *testing.T) {
+	app := strings.Replace(plainApp, "command: [web]", "command: [sh, -c, 'echo $HOME']\nresources: {memory: 256MiB}", 1)
+	assert.Equal(t, lintOf(Source{App: app, Template: plainTemplate}), "")
+}
+
+// All that is wrong is said at once, a line each, with its place.
+func TestLint(t *testing.T) {
+	for _, name := range []string{"fields", "values", "syntax", "template-syntax", "template-field", "no-stack", "careless", "bare", "demanding", "sealed", "branches"} {
+		t.Run(name, func(t *testing.T) {
+			doc := golden.Get(t, path.Join("lint", name+".txt"))
+			app, template, ok := strings.Cut(string(doc), "---- stack.yaml.tmpl\n")
+			assert.Assert(t, ok)
+			golden.Assert(t, lintOf(Source{App: app, Template: template}), path.Join("lint", name+".golden"))
+		})
+	}
+}
+
+// A template that never ends does not eat up the memory.
+func TestAStackHasALimit(t *testing.T) {
+	endless := plainTemplate + `[[ define "more" ]][[ range 1000000000 ]]xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx[[ end ]][[ end ]][[ template "more" ]]`
+	assert.Assert(t, strings.Contains(lintOf(Source{App: plainApp, Template: endless}), "the stack becomes larger than 4MiB"))
+}
+
+func TestReadFolderRefuses(t *testing.T) {
+	_, err := ReadFolder(fstest.MapFS{"README.md": {Data: []byte("x")}})
+	assert.ErrorContains(t, err, "there is no app.yaml\nthere is no stack.yaml.tmpl")
+	_, err = ReadFolder(fstest.MapFS{"app.yaml": {Data: []byte("id: x")}, "stack.yaml.tmpl": {Data: bytes.Repeat([]byte("x"), 500<<10)}})
+	assert.ErrorContains(t, err, "more than 400KiB together")
+	_, err = ReadFolder(fstest.MapFS{"app.yaml": {Data: []byte("id: x")}, "stack.yaml.tmpl": {Data: bytes.Repeat([]byte("<"), 300<<10)}})
+	assert.ErrorContains(t, err, "more than 800KiB together as JSON")
+}
