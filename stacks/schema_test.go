@@ -67,15 +67,19 @@ func TestEveryTypeFitsTheSchema(t *testing.T) {
 // The schema has what Go reads, and nothing else.
 func TestTheSchemaHasTheFieldsOfAppYAML(t *testing.T) {
 	_, raw := schema(t)
-	compare(t, "app.yaml", reflect.TypeFor[App](), raw)
+	compare(t, "app.yaml", reflect.TypeFor[App](), raw, raw["$defs"].(map[string]any))
 }
 
-func compare(t *testing.T, path string, typ reflect.Type, node map[string]any) {
+// compare follows references to what is defined once.
+func compare(t *testing.T, path string, typ reflect.Type, node, defs map[string]any) {
 	t.Helper()
+	if ref, ok := node["$ref"].(string); ok {
+		node = defs[strings.TrimPrefix(ref, "#/$defs/")].(map[string]any)
+	}
 	switch typ.Kind() {
 	case reflect.Slice:
 		if items, ok := node["items"].(map[string]any); ok {
-			compare(t, path+"[]", typ.Elem(), items)
+			compare(t, path+"[]", typ.Elem(), items, defs)
 		}
 	case reflect.Struct:
 		properties, ok := node["properties"].(map[string]any)
@@ -87,10 +91,7 @@ func compare(t *testing.T, path string, typ reflect.Type, node map[string]any) {
 			if name == "" {
 				continue
 			}
-			property := properties[name].(map[string]any)
-			if ref, ok := property["$ref"].(string); !ok || strings.HasPrefix(ref, "#/$defs/") {
-				compare(t, path+"."+name, typ.Field(i).Type, property)
-			}
+			compare(t, path+"."+name, typ.Field(i).Type, properties[name].(map[string]any), defs)
 		}
 	}
 }
