@@ -75,8 +75,26 @@ func showType(out io.Writer, app *stacks.App) {
 		line("Members", "not changed later: %s", app.Members.Scale)
 	}
 	line("Names", "%s in the network NAME_default", strings.Join(memberNames("NAME", app.Members.Default), ", "))
+	for _, c := range app.Components {
+		where := fmt.Sprintf("%d of it", c.Replicas)
+		if c.Global {
+			where = "one on each node"
+		}
+		line("Beside", "NAME-%s, %s (%s, image %s)", c.Name, c.Description, where, c.Image)
+	}
+	for _, n := range app.Needs {
+		line("Needs", "an application of type %s, which %s: NAME-%s is created, or --use %s=NAME", n.Type, n.Description, n.Name, n.Type)
+	}
 	for _, p := range app.Ports {
-		line("Ports", "%d, %s", p.Port, p.Description)
+		line("Ports", "%s", portLine("", p))
+	}
+	for _, c := range app.Components {
+		for _, p := range c.Ports {
+			line("Ports", "%s", portLine("NAME-"+c.Name+": ", p))
+		}
+	}
+	if app.DockerSocket {
+		line("Runs on", "managers, with Docker's socket: it can do whatever Docker can")
 	}
 	line("Stores", "%s (default, %s at least) for each member at %s, %s", app.Volume.Size, app.Volume.MinSize, app.Volume.Path, strings.Join(app.Volume.Filesystems, " or "))
 	if app.Resources.CPUs != "" {
@@ -103,6 +121,14 @@ func showType(out io.Writer, app *stacks.App) {
 			line("Allowed", "%s: %s", name, stacks.Permissions[name])
 		}
 	}
+}
+
+func portLine(where string, p stacks.Port) string {
+	protocol := ""
+	if p.Protocol == "udp" {
+		protocol = "/udp"
+	}
+	return fmt.Sprintf("%s%d%s, %s", where, p.Port, protocol, p.Description)
 }
 
 type parameterRow struct {

@@ -109,6 +109,7 @@ func TestCatalog(t *testing.T) {
 		{golden: "catalog-search.golden", args: []string{"catalog", "search", "brokers", "messages"}, docker: installed(t)},
 		{golden: "catalog-quiet.golden", args: []string{"catalog", "--quiet"}, docker: added(t, ownTemplate)},
 		{golden: "catalog-show.golden", args: []string{"catalog", "show", "rabbit"}, docker: installed(t)},
+		{golden: "catalog-show-parts.golden", args: []string{"catalog", "show", "zabbix"}, docker: installed(t)},
 		{golden: "catalog-show-added.golden", args: []string{"catalog", "show", "wiki"}, docker: added(t, ownTemplate, stacks.AllowHostPath)},
 	} {
 		t.Run(tc.golden, func(t *testing.T) {

@@ -84,7 +84,7 @@ func (c *creation) lookForNeeds(ctx context.Context, dockerCLI command.Cli, o *c
 		case given[n.Name].Name != "":
 			return fmt.Errorf("there is no application %s that %s could use\nCreate it: docker openmanage create %s %s; or leave --use out, and one is made", u.Name, c.options.Name, n.Type, u.Name)
 		}
-		along, err := planAlong(n, u)
+		along, err := planAlong(ctx, dockerCLI, n, u)
 		if err != nil {
 			return err
 		}
@@ -98,12 +98,8 @@ func (c *creation) lookForNeeds(ctx context.Context, dockerCLI command.Cli, o *c
 }
 
 // planAlong is the creation of what fills a need, with the defaults of its type.
-func planAlong(n stacks.Need, u stacks.Uses) (*creation, error) {
-	catalog, err := stacks.Builtin()
-	if err != nil {
-		return nil, err
-	}
-	app, err := catalog.Find(n.Type)
+func planAlong(ctx context.Context, dockerCLI command.Cli, n stacks.Need, u stacks.Uses) (*creation, error) {
+	app, err := findType(ctx, dockerCLI, n.Type)
 	if err != nil {
 		return nil, err
 	}
