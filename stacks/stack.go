@@ -342,7 +342,7 @@ func encode(m map[string]string) (string, error) {
 //	quote S   S as a YAML string. A $ is doubled, which `docker stack deploy`
 //	          would otherwise take for a variable
 //	secret S  the name of the application's Docker secret S
-//	json V    V as JSON
+//	json V    V as JSON, with a $ doubled too
 //	min A B   the smaller number
 //	uuid S    a UUID that follows from S, in 22 characters of base64url
 //
@@ -353,7 +353,7 @@ func parseTemplate(a *App) (*template.Template, error) {
 		"secret": SecretName,
 		"json": func(v any) (string, error) {
 			doc, err := json.Marshal(v)
-			return string(doc), err
+			return strings.ReplaceAll(string(doc), "$", "$$"), err
 		},
 	})
 	funcs := template.FuncMap{
