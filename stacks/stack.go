@@ -351,10 +351,7 @@ func parseTemplate(a *App) (*template.Template, error) {
 	tmpl := template.New(a.ID).Delims("[[", "]]").Option("missingkey=error").Funcs(template.FuncMap{
 		"quote":  quote,
 		"secret": SecretName,
-		"json": func(v any) (string, error) {
-			doc, err := json.Marshal(v)
-			return strings.ReplaceAll(string(doc), "$", "$$"), err
-		},
+		"json":   toJSON,
 	})
 	funcs := template.FuncMap{
 		"min": func(a, b int) int { return min(a, b) },
@@ -368,6 +365,15 @@ func parseTemplate(a *App) (*template.Template, error) {
 		return nil, err
 	}
 	return tmpl.Parse(a.template)
+}
+
+// toJSON leaves < > & as they are, unlike json.Marshal, since people read it.
+func toJSON(v any) (string, error) {
+	var out strings.Builder
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(v)
+	return strings.ReplaceAll(strings.TrimSuffix(out.String(), "\n"), "$", "$$"), err
 }
 
 func quote(s string) string {
