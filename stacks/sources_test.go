@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -25,14 +26,14 @@ type fact struct {
 	Name string `yaml:"name"`
 }
 
-// source is where a fact was read. Run: it has been seen in a container too.
+// source is where the makers of an image say so. Run: it has been seen in a container too.
 type source struct {
 	fact   `yaml:",inline"`
 	Source string `yaml:"source"`
 	Run    bool   `yaml:"run"`
 }
 
-// What a type takes for true of its images stands in its sources.yaml, with where that was read.
+// What a type takes for true of its images stands in its sources.yaml, with where its makers say so.
 func TestWhatStacksTakeForTrueHasASource(t *testing.T) {
 	each(t, func(t *testing.T, app *App) {
 		doc, err := os.ReadFile(filepath.Join(app.ID, "sources.yaml"))
@@ -120,6 +121,49 @@ func factsOf(t *testing.T, app *App) map[fact]bool {
 		facts[fact{"port", strconv.Itoa(p.Port)}] = true
 	}
 	return facts
+}
+
+// A script of a stack is one that a shell understands, also where a $ is doubled for Docker.
+func TestScriptsAreThose(t *testing.T) {
+	each(t, func(t *testing.T, app *App) {
+		for _, s := range generated(t, app) {
+			for _, name := range []string{"OPENMANAGE_FILE_start", "OPENMANAGE_START"} {
+				script := s.Environment[name]
+				if script == nil {
+					continue
+				}
+				check := exec.Command("bash", "-n")
+				check.Stdin = strings.NewReader(*script)
+				out, err := check.CombinedOutput()
+				assert.NilError(t, err, "%s: %s\n%s", name, out, *script)
+				assert.Check(t, strings.Contains(*script, "\nexec "), "%s does not end in the image's own command", name)
+			}
+		}
+	})
+}
+
+// What a type needs is there to be made, with the secrets that are read. A type that comes later is named
+// here, so that nobody forgets to look at those that wait for it.
+func TestWhatTypesNeedIsThere(t *testing.T) {
+	const later = "mongodb"
+	catalog, err := Builtin()
+	assert.NilError(t, err)
+	_, err = catalog.Find(later)
+	assert.ErrorIs(t, err, ErrUnknownType, "graylog can be created now: change its README.md, its description and this test")
+	each(t, func(t *testing.T, app *App) {
+		for _, n := range app.Needs {
+			if n.Type == later {
+				continue
+			}
+			needed, err := catalog.Find(n.Type)
+			assert.NilError(t, err)
+			for _, name := range n.Secrets {
+				assert.Check(t, needed.hasSecret(name), "%s has no secret %s", n.Type, name)
+			}
+			_, err = needed.Generate(Options{Name: "app", Image: n.Image, Parameters: n.Parameters})
+			assert.NilError(t, err)
+		}
+	})
 }
 
 // Swarm takes {{ in a variable for a placeholder of its own, and refuses a service that has another.
