@@ -43,7 +43,7 @@ import (
 // Variables of a member's environment.
 const (
 	EnvHealth     = "OPENMANAGE_HEALTH"
-	EnvSecrets    = "OPENMANAGE_SECRETS"
+	EnvSecrets    = "OPENMANAGE_SECRETS" //nolint:gosec // the name of a variable
 	EnvStopSignal = "OPENMANAGE_STOP_SIGNAL"
 	EnvFilePrefix = "OPENMANAGE_FILE_"
 )
