@@ -145,15 +145,6 @@ type Volume struct {
 	Filesystems []string `yaml:"filesystems" json:"filesystems"` // the first is the default
 }
 
-// Secret is a Docker secret that create generates, APPLICATION_NAME, and that the
-// members find as /run/secrets/NAME.
-type Secret struct {
-	Name        string `yaml:"name" json:"name"`
-	Description string `yaml:"description" json:"description"`
-	// Prefix begins the value, for applications that want certain characters in it.
-	Prefix string `yaml:"prefix" json:"prefix,omitempty"`
-}
-
 // Port is one on which a member answers.
 type Port struct {
 	Name        string `yaml:"name" json:"name"`
@@ -432,6 +423,9 @@ func (a *App) validate() error {
 	}
 	for _, n := range a.Needs {
 		n.validate(check)
+	}
+	for _, s := range a.Secrets {
+		s.validate(check)
 	}
 	seen := map[string]bool{}
 	for i := range a.Parameters {

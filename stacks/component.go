@@ -47,6 +47,9 @@ type Need struct {
 	Description string `yaml:"description" json:"description"`
 	// Secrets are those of that application which this one reads: as NAME_SECRET.
 	Secrets []string `yaml:"secrets" json:"secrets,omitempty"`
+	// Image and Parameters are what it is made with, if not with its type's.
+	Image      string            `yaml:"image" json:"image,omitempty"`
+	Parameters map[string]string `yaml:"parameters" json:"parameters,omitempty"`
 }
 
 // Uses is an application that fills a need.
@@ -56,10 +59,13 @@ type Uses struct {
 }
 
 // Hosts are the names of its members, as many clients take them: a,b,c.
-func (u Uses) Hosts() string {
+func (u Uses) Hosts() string { return u.Join("%s") }
+
+// Join writes each of these names as the format says, such as http://%s:9200, with commas between them.
+func (u Uses) Join(format string) string {
 	names := make([]string, u.Members)
 	for i := range names {
-		names[i] = MemberName(u.Name, i+1)
+		names[i] = strings.ReplaceAll(format, "%s", MemberName(u.Name, i+1))
 	}
 	return strings.Join(names, ",")
 }

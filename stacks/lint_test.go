@@ -43,6 +43,13 @@ func builtinSource(t *testing.T, id string) Source {
 
 // What types that come with OpenManage reach beyond their own application, since they need it.
 var builtinDemands = map[string]string{
+	"artifactory": "demand foreign-network: network example-db_default\ndemand foreign-secret: secret example-db_superuser-password\n",
+	"grafana":     "demand foreign-network: network example-prometheus_default\n",
+	"graylog": "demand foreign-network: network example-mongodb_default\ndemand foreign-network: network example-search_default\n" +
+		"demand foreign-secret: secret example-mongodb_root-password\n",
+	"logstash": "demand foreign-network: network example-search_default\ndemand foreign-secret: secret example-search_elastic-password\n",
+	"rundeck":  "demand foreign-network: network example-db_default\ndemand foreign-secret: secret example-db_superuser-password\n",
+	"telegraf": "demand global: service node: mode global\n",
 	"ntp": "demand latest-image: members: image cturra/ntp:latest\n", // it has no other tags
 	"traefik": "demand docker-socket: members: mount at /var/run/docker.sock: /var/run/docker.sock\n" +
 		"demand managers: members: node.role == manager\n",

@@ -367,7 +367,7 @@ func encode(m map[string]string) (string, error) {
 //	quote S   S as a YAML string. A $ is doubled, which `docker stack deploy`
 //	          would otherwise take for a variable
 //	secret S  the name of the application's Docker secret S
-//	json V    V as JSON, with $ doubled too
+//	json V    V as JSON, with a $ doubled too
 //	min A B   the smaller number
 //	split S   the words of S
 //	flow L    labels L, each with a comma before it, for { }
@@ -378,10 +378,7 @@ func parseTemplate(a *App) (*template.Template, error) {
 	tmpl := template.New(a.ID).Delims("[[", "]]").Option("missingkey=error").Funcs(template.FuncMap{
 		"quote":  quote,
 		"secret": SecretName,
-		"json": func(v any) (string, error) {
-			doc, err := json.Marshal(v)
-			return strings.ReplaceAll(string(doc), "$", "$$"), err
-		},
+		"json":   toJSON,
 	})
 	funcs := template.FuncMap{
 		"min":   func(a, b int) int { return min(a, b) },
@@ -397,6 +394,15 @@ func parseTemplate(a *App) (*template.Template, error) {
 		return nil, err
 	}
 	return tmpl.Parse(a.template)
+}
+
+// toJSON leaves < > & as they are, unlike json.Marshal, since people read it.
+func toJSON(v any) (string, error) {
+	var out strings.Builder
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(v)
+	return strings.ReplaceAll(strings.TrimSuffix(out.String(), "\n"), "$", "$$"), err
 }
 
 func quote(s string) string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 
@@ -70,6 +71,11 @@ func (c *creation) lookForNeeds(ctx context.Context, dockerCLI command.Cli, o *c
 		return err
 	}
 	for _, n := range c.app.Needs {
+		if err := inCatalog(ctx, dockerCLI, c.app, n); err != nil {
+			return err
+		}
+	}
+	for _, n := range c.app.Needs {
 		u := c.options.Uses[n.Name]
 		r, err := store.Get[store.Application](ctx, store.New(dockerCLI.Client()), store.KindApplication, u.Name)
 		switch {
@@ -97,12 +103,24 @@ func (c *creation) lookForNeeds(ctx context.Context, dockerCLI command.Cli, o *c
 	return nil
 }
 
+// inCatalog says that a type cannot be created yet, because another that it needs is still to come.
+func inCatalog(ctx context.Context, dockerCLI command.Cli, app *stacks.App, n stacks.Need) error {
+	if _, err := findType(ctx, dockerCLI, n.Type); errors.Is(err, stacks.ErrUnknownType) {
+		return fmt.Errorf("%s needs an application of type %s (%s), which is not in the catalog of this version: it comes later\nNothing was made. 'docker openmanage generate %s NAME' shows the stack", app.Title, n.Type, n.Description, app.ID)
+	}
+	return nil
+}
+
 // planAlong is the creation of what fills a need, with the defaults of its type.
 func planAlong(ctx context.Context, dockerCLI command.Cli, n stacks.Need, u stacks.Uses) (*creation, error) {
 	app, err := findType(ctx, dockerCLI, n.Type)
 	if err != nil {
 		return nil, err
 	}
-	options := app.Complete(stacks.Options{Name: u.Name, Members: n.Members, Parameters: map[string]string{}})
+	parameters := maps.Clone(n.Parameters)
+	if parameters == nil {
+		parameters = map[string]string{}
+	}
+	options := app.Complete(stacks.Options{Name: u.Name, Members: n.Members, Image: n.Image, Parameters: parameters})
 	return &creation{app: app, options: options}, app.Check(options)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/openmanage/openmanage/cli-plugin/internal/stackdeploy"
 	"github.com/openmanage/openmanage/internal/api"
 	"github.com/openmanage/openmanage/internal/store"
+	"github.com/openmanage/openmanage/stacks"
 )
 
 // loading stands for the docker program, for stacks of any type: all that it deploys is healthy at once.
@@ -102,4 +103,43 @@ func TestCreateUsesWhatIsGiven(t *testing.T) {
 	assert.ErrorContains(t, err, "etcd needs no other application")
 	assert.Equal(t, len(deployer.order), 1, "nothing is made")
 	assert.Assert(t, !strings.Contains(strings.Join(docker.Records(), " "), "operation.create.zz"))
+}
+
+// What is needed is made as the type that needs it wants it.
+func TestCreateMakesWhatIsNeededAsItIsWanted(t *testing.T) {
+	s := session{docker: installed(t)}
+	along, err := planAlong(t.Context(), s.cli(), stacks.Need{Name: "search", Type: "opensearch", Image: "opensearchproject/opensearch:2.15.0", Parameters: map[string]string{"security": "false"}}, stacks.Uses{Name: "lg-search"})
+	assert.NilError(t, err)
+	stack, err := along.app.Generate(along.options)
+	assert.NilError(t, err)
+	assert.Check(t, is.Contains(string(stack.YAML), "image: opensearchproject/opensearch:2.15.0"))
+	assert.Check(t, is.Contains(string(stack.YAML), `DISABLE_SECURITY_PLUGIN: "true"`))
+	_, err = planAlong(t.Context(), s.cli(), stacks.Need{Name: "search", Type: "opensearch", Parameters: map[string]string{"security": "perhaps"}}, stacks.Uses{Name: "lg-search"})
+	assert.ErrorContains(t, err, "expected one of true, false")
+}
+
+// A type that needs one which is still to come says so before anything is made.
+func TestCreateSaysWhatIsStillToCome(t *testing.T) {
+	docker := installed(t)
+	deployer := &loading{t: t, docker: docker, files: map[string]string{}}
+	for _, args := range [][]string{{"graylog", "lg"}, {"graylog", "lg", "--use", "mongodb=mine"}} {
+		s := session{docker: docker}
+		err := s.create(t, deployer, args...)
+		assert.ErrorContains(t, err, "Graylog needs an application of type mongodb (its configuration and users), which is not in the catalog of this version: it comes later\nNothing was made.")
+	}
+	assert.Equal(t, len(deployer.order), 0)
+	assert.Equal(t, len(docker.Secrets), 0)
+}
+
+// Secrets are made in the form that the application wants.
+func TestCreateMakesSecretsInTheirForm(t *testing.T) {
+	docker := installed(t)
+	deployer := &loading{t: t, docker: docker, files: map[string]string{}}
+	s := session{docker: docker}
+	assert.NilError(t, s.create(t, deployer, "consul", "cs"))
+	lengths := map[string]int{}
+	for _, secret := range docker.Secrets {
+		lengths[secret.Spec.Name] = len(secret.Spec.Data)
+	}
+	assert.DeepEqual(t, lengths, map[string]int{"cs_management-token": len("86cddfb9-2760-d947-358d-a2811156bf31"), "cs_gossip-key": 44})
 }

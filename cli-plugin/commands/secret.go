@@ -2,8 +2,6 @@ package commands
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 
 	cerrdefs "github.com/containerd/errdefs"
@@ -28,11 +26,13 @@ func ensureSecret(ctx context.Context, docker client.APIClient, typeID, applicat
 			return false, nil
 		}
 	}
-	var random [24]byte
-	_, _ = rand.Read(random[:]) // never fails
+	value, err := secret.Make(application)
+	if err != nil {
+		return false, fmt.Errorf("secret %s: %w", name, err)
+	}
 	_, err = docker.SecretCreate(ctx, client.SecretCreateOptions{Spec: swarm.SecretSpec{
 		Annotations: swarm.Annotations{Name: name, Labels: map[string]string{api.LabelApplication: application, api.LabelType: typeID}},
-		Data:        []byte(secret.Prefix + hex.EncodeToString(random[:])),
+		Data:        value,
 	}})
 	if cerrdefs.IsConflict(err) || cerrdefs.IsAlreadyExists(err) {
 		return false, nil

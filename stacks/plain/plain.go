@@ -4,8 +4,11 @@
 //
 //	OPENMANAGE_HEALTH       how to ask the server whether it is well: an http:// or
 //	                        tcp:// URL in this container, or a command as a JSON array
-//	OPENMANAGE_FILE_NAME    a file NAME in FilesDir, written before each start.
-//	                        ((secret NAME)) in it becomes the value of a Docker secret
+//	OPENMANAGE_FILE_NAME    a file NAME in FilesDir, written before each start; NAME can
+//	                        have folders in it. ((secret NAME)) in the text becomes the
+//	                        value of a Docker secret, ((sha256 NAME)) the hexadecimal
+//	                        digest of one, ((key NAME)) and ((certificate NAME)) the parts
+//	                        of one that has both in PEM
 //	OPENMANAGE_SECRETS      a JSON object: variables of the server's environment, each
 //	                        with the name of a Docker secret, for images that know no
 //	                        other way
@@ -17,7 +20,9 @@ package plain
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
@@ -38,7 +43,7 @@ import (
 // Variables of a member's environment.
 const (
 	EnvHealth     = "OPENMANAGE_HEALTH"
-	EnvSecrets    = "OPENMANAGE_SECRETS"
+	EnvSecrets    = "OPENMANAGE_SECRETS" //nolint:gosec // the name of a variable
 	EnvStopSignal = "OPENMANAGE_STOP_SIGNAL"
 	EnvFilePrefix = "OPENMANAGE_FILE_"
 )
@@ -69,7 +74,7 @@ func open(m memberagent.Member, environ []string, filesDir string) (*server, err
 	for _, variable := range environ {
 		name, value, _ := strings.Cut(variable, "=")
 		switch file, isFile := strings.CutPrefix(name, EnvFilePrefix); {
-		case isFile && (strings.Contains(file, "/") || strings.Trim(file, ".") == ""):
+		case isFile && (!filepath.IsLocal(file) || filepath.Clean(file) != file || file == "."):
 			errs = append(errs, fmt.Errorf("%s: %q is no file name", name, file))
 		case isFile:
 			s.files[file] = value
@@ -124,7 +129,11 @@ func (s *server) Start(ctx context.Context, _ api.MemberOrders) (*memberagent.Pr
 		if err != nil {
 			return nil, fmt.Errorf("file %s: %w", name, err)
 		}
-		if err := os.WriteFile(filepath.Join(s.filesDir, name), []byte(content), 0o600); err != nil {
+		file := filepath.Join(s.filesDir, name)
+		if err = os.MkdirAll(filepath.Dir(file), 0o700); err == nil {
+			err = os.WriteFile(file, []byte(content), 0o600)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("write what the server reads: %w; the stack must mount a tmpfs at %s", err, s.filesDir)
 		}
 	}
@@ -150,17 +159,49 @@ func (s *server) Start(ctx context.Context, _ api.MemberOrders) (*memberagent.Pr
 	return s.process, nil
 }
 
-var secretMark = regexp.MustCompile(`\(\(secret ([a-z0-9-]+)\)\)`)
+var secretMark = regexp.MustCompile(`\(\((secret|sha256|key|certificate) ([a-z0-9-]+)\)\)`)
 
-// fill puts secrets where a text names them.
+// fill puts secrets, or what follows from them, where a text names them.
 func (s *server) fill(text string) (string, error) {
 	var errs []error
 	filled := secretMark.ReplaceAllStringFunc(text, func(mark string) string {
-		value, err := s.secret(secretMark.FindStringSubmatch(mark)[1])
-		errs = append(errs, err)
+		words := secretMark.FindStringSubmatch(mark)
+		value, err := s.secret(words[2])
+		if err == nil {
+			value, err = derive(words[1], value)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", mark, err))
+		}
 		return value
 	})
 	return filled, errors.Join(errs...)
+}
+
+// derive is what a mark asks of a secret's value.
+func derive(what, value string) (string, error) {
+	switch what {
+	case "sha256":
+		return fmt.Sprintf("%x", sha256.Sum256([]byte(value))), nil
+	case "key":
+		return pemBlock(value, "PRIVATE KEY")
+	case "certificate":
+		return pemBlock(value, "CERTIFICATE")
+	}
+	return value, nil
+}
+
+// pemBlock is the first part of a PEM document whose kind ends so, such as EC PRIVATE KEY.
+func pemBlock(doc, kind string) (string, error) {
+	for rest := []byte(doc); ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return "", fmt.Errorf("there is no %s in it, in PEM", strings.ToLower(kind))
+		}
+		if strings.HasSuffix(block.Type, kind) {
+			return string(pem.EncodeToMemory(block)), nil
+		}
+	}
 }
 
 // secret reads a Docker secret, without the line end that one made by hand may have.

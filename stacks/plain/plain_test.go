@@ -209,6 +209,9 @@ func TestWhatCanNeverWorkIsRefusedAtOnce(t *testing.T) {
 	}{
 		{nil, nil, "there is nothing to run"},
 		{[]string{"x"}, []string{"OPENMANAGE_FILE_../x=y"}, "is no file name"},
+		{[]string{"x"}, []string{"OPENMANAGE_FILE_/etc/x=y"}, "is no file name"},
+		{[]string{"x"}, []string{"OPENMANAGE_FILE_a//x=y"}, "is no file name"},
+		{[]string{"x"}, []string{"OPENMANAGE_FILE_.=y"}, "is no file name"},
 		{[]string{"x"}, []string{"OPENMANAGE_SECRETS=x"}, "must be a JSON object"},
 		{[]string{"x"}, []string{"OPENMANAGE_STOP_SIGNAL=9"}, "is no signal"},
 		{[]string{"x"}, []string{"OPENMANAGE_HEALTH=x"}, "expected http"},
@@ -222,7 +225,7 @@ func TestAMissingSecretIsNamed(t *testing.T) {
 	b, err := start(t, []string{"true"}, "OPENMANAGE_FILE_a=((secret nobody))")
 	assert.NilError(t, err)
 	_, err = b.Server.Start(context.Background(), api.MemberOrders{})
-	assert.ErrorContains(t, err, "file a: secret nobody")
+	assert.ErrorContains(t, err, "file a: ((secret nobody)): secret nobody")
 	b, err = start(t, []string{"true"}, `OPENMANAGE_SECRETS={"A":"nobody"}`)
 	assert.NilError(t, err)
 	_, err = b.Server.Start(context.Background(), api.MemberOrders{})
@@ -231,4 +234,29 @@ func TestAMissingSecretIsNamed(t *testing.T) {
 	assert.NilError(t, err)
 	_, err = b.Server.Start(context.Background(), api.MemberOrders{})
 	assert.ErrorContains(t, err, "the image has no no-such-program")
+}
+
+// A file can stand in a folder, and have what follows from a secret in it.
+func TestFilesHaveWhatFollowsFromSecrets(t *testing.T) {
+	const key = "-----BEGIN EC PRIVATE KEY-----\na2V5\n-----END EC PRIVATE KEY-----\n"
+	const certificate = "-----BEGIN CERTIFICATE-----\nY2VydA==\n-----END CERTIFICATE-----\n"
+	b, err := start(t, []string{"true"}, "PATH="+os.Getenv("PATH"),
+		"OPENMANAGE_FILE_etc/tls/key=((key tls))", "OPENMANAGE_FILE_etc/tls/certificate=((certificate tls))", "OPENMANAGE_FILE_digest=((sha256 password))")
+	assert.NilError(t, err)
+	assert.NilError(t, os.WriteFile(filepath.Join(b.secrets, "tls"), []byte(key+certificate), 0o600))
+	assert.NilError(t, os.WriteFile(filepath.Join(b.secrets, "password"), []byte("abc\n"), 0o600))
+	_, err = b.Server.Start(context.Background(), api.MemberOrders{})
+	assert.NilError(t, err)
+	for name, want := range map[string]string{
+		"etc/tls/key": key, "etc/tls/certificate": certificate,
+		"digest": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", // of abc, FIPS 180-2
+	} {
+		text, err := os.ReadFile(filepath.Join(b.files, name))
+		assert.NilError(t, err)
+		assert.Equal(t, string(text), want)
+	}
+
+	assert.NilError(t, os.WriteFile(filepath.Join(b.secrets, "tls"), []byte(certificate), 0o600))
+	_, err = b.Server.Start(context.Background(), api.MemberOrders{})
+	assert.ErrorContains(t, err, "file etc/tls/key: ((key tls)): there is no private key in it, in PEM")
 }
