@@ -164,8 +164,8 @@ func planConfig(req store.ConfigRequest, first dockerswarm.Service) (state store
 	var words []string
 	for _, label := range slices.Sorted(maps.Keys(req.Labels)) {
 		value := req.Labels[label]
-		if label != api.LabelSyncMode || !slices.Contains([]string{"", "quorum", "strict", "off"}, value) {
-			return state, "", fmt.Sprintf("the label %s=%q is no setting", label, value)
+		if problem := checkPolicy(first, label, value); problem != "" {
+			return state, "", problem
 		}
 		change(label, value)
 		words = append(words, label+"="+value)
@@ -195,6 +195,32 @@ func planConfig(req store.ConfigRequest, first dockerswarm.Service) (state store
 		return state, "", "no setting is named"
 	}
 	return state, "setting " + strings.Join(words, ", "), ""
+}
+
+// policyLabels are the labels that are settings.
+var policyLabels = []string{
+	api.LabelSyncMode, api.LabelFailover, api.LabelLease, api.LabelUpgradeOrder, api.LabelWindow, api.LabelApart, api.LabelAlertDisk,
+}
+
+// checkPolicy says what those who go by a label would find wrong with a value, or "". An empty
+// value takes the label away.
+func checkPolicy(s dockerswarm.Service, label, value string) string {
+	if !slices.Contains(policyLabels, label) {
+		return fmt.Sprintf("the label %s is no setting", label)
+	}
+	s.Spec.Labels = maps.Clone(s.Spec.Labels)
+	s.Spec.Labels[label] = value
+	if value == "" {
+		delete(s.Spec.Labels, label)
+	}
+	var app store.Application
+	readPolicies(&app, s)
+	alertPercent(&app, s)
+	i := slices.IndexFunc(app.Problems, func(problem string) bool { return strings.HasPrefix(problem, "label "+label) })
+	if i < 0 {
+		return ""
+	}
+	return app.Problems[i]
 }
 
 // labelled tells whether a service has the labels that are wanted.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -496,4 +497,41 @@ func TestAnOrderedRestartIsNoFailover(t *testing.T) {
 	p.step()
 	p.after(downAlive + 2*time.Second)
 	assert.Assert(t, p.app.Handover != nil, "it does not come up")
+}
+
+// Every label that is a policy can be set and taken away, and a value that those who go by
+// it would report is refused before anything is written.
+func TestPoliciesAreSettings(t *testing.T) {
+	values := map[string]struct{ good, bad []string }{
+		api.LabelSyncMode:     {[]string{"quorum", "strict", "off"}, []string{"on", "Off"}},
+		api.LabelFailover:     {[]string{"true", "false"}, []string{"flase"}},
+		api.LabelLease:        {[]string{"5s", "30s", "1m"}, []string{"4s", "61s", "long"}},
+		api.LabelUpgradeOrder: {[]string{"primary-last", "primary-first"}, []string{"first"}},
+		api.LabelWindow:       {[]string{"Sat,Sun 02:00-05:00", "* 01:00-02:00 Europe/Vienna"}, []string{"at night"}},
+		api.LabelApart:        {[]string{"true", "false"}, []string{"yes"}},
+		api.LabelAlertDisk:    {[]string{"1", "70", "99"}, []string{"0", "100", "much"}},
+	}
+	assert.DeepEqual(t, slices.Sorted(maps.Keys(values)), slices.Sorted(slices.Values(policyLabels)))
+	s := serviceOf("pg", "pg-1", 1)
+	s.Spec.Labels[api.LabelWindow] = "a bad one" // of before: it is no reason against another
+	plan := func(label, value string) (store.Config, string) {
+		state, _, problem := planConfig(store.ConfigRequest{Labels: map[string]string{label: value}}, s)
+		return state, problem
+	}
+	for label, v := range values {
+		for _, value := range v.good {
+			state, problem := plan(label, value)
+			assert.Equal(t, problem, "")
+			assert.DeepEqual(t, state.To, map[string]string{label: value})
+		}
+		for _, value := range v.bad {
+			_, problem := plan(label, value)
+			assert.Assert(t, strings.HasPrefix(problem, "label "+label), "%s=%s: %q", label, value, problem)
+		}
+		state, problem := plan(label, "")
+		assert.Equal(t, problem, "")
+		assert.Equal(t, len(state.To), 0)
+	}
+	_, problem := plan(api.LabelMember, "pg-2")
+	assert.Equal(t, problem, "the label openmanage.member is no setting")
 }

@@ -82,12 +82,21 @@ func TestAChangeOfOneMemberIsALookAtItsApplicationAlone(t *testing.T) {
 	assert.Assert(t, news.empty(), "a log grows all the time")
 	news = m.say(t, "n2", "app-0003-2", func(s *api.MemberStatus) { s.Healthy, s.State = false, api.StateFailed })
 	assert.DeepEqual(t, news.applications, map[string]bool{"app-0003": true})
-	assert.Assert(t, !news.everything)
+	assert.Assert(t, !news.everything && !news.operations)
 
 	_, err := m.apps.look(t.Context(), news)
 	assert.NilError(t, err)
 	assert.Assert(t, !m.recorded(t, "app-0003").Members[1].Healthy)
 	assert.Equal(t, m.docker.calls["tasks"], 0)
+}
+
+// A member without data that it can use waits for an operation, and that for no look at everything.
+func TestAMemberThatNeedsACopyIsLookedAfterAtOnce(t *testing.T) {
+	m := newThousand(t, 20)
+	news := m.say(t, "n2", "app-0003-2", func(s *api.MemberStatus) { s.NeedsCopy = "its data has another history" })
+	assert.Assert(t, news.operations)
+	news = m.say(t, "n2", "app-0003-2", func(s *api.MemberStatus) { s.Position++ })
+	assert.Assert(t, news.empty(), "it is said again with every report")
 }
 
 func TestTheOrderOfAReportIsNoNews(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	dockerswarm "github.com/moby/moby/api/types/swarm"
 
@@ -25,7 +26,10 @@ func readPolicies(app *store.Application, s dockerswarm.Service) {
 		app.Problems = append(app.Problems, fmt.Sprintf("label %s on service %s: %s", label, s.Spec.Name, problem))
 	}
 	app.SyncMode = syncMode(app, s)
-	app.NoFailover = s.Spec.Labels[api.LabelFailover] == "false"
+	failover := s.Spec.Labels[api.LabelFailover]
+	if app.NoFailover = failover == "false"; !slices.Contains([]string{"", "true", "false"}, failover) {
+		problem(api.LabelFailover, fmt.Sprintf("%q is not known; choose true or false", failover))
+	}
 	app.Lease = leaseTime(app, s)
 	switch order := s.Spec.Labels[api.LabelUpgradeOrder]; order {
 	case primaryFirst:

@@ -235,8 +235,9 @@ func (m *Manager) report(ctx context.Context, caller swarmpki.Peer, said api.Rep
 	if len(news) > 0 {
 		m.apps.news.about(news...)
 	}
-	if !slices.Equal(known.report.Snapshots, r.Snapshots) {
-		m.apps.news.asked() // scalings wait for them
+	needsCopy := len(news) > 0 && slices.ContainsFunc(r.Members, func(s api.MemberStatus) bool { return s.NeedsCopy != "" })
+	if needsCopy || !slices.Equal(known.report.Snapshots, r.Snapshots) {
+		m.apps.news.asked() // operations begin with the one, and wait for the other
 	}
 	return answer, nil
 }
