@@ -32,7 +32,10 @@ type catalogued struct {
 	// secrets as the variables that are named for them.
 	clientImage, write, read string
 	secrets                  map[string]string // variable: secret
-	only                     bool              // with make test-catalog
+	// answers, where there is nothing to write, is a command of testenv/use that ends well if
+	// the application does what it is for.
+	answers string
+	only    bool // with make test-catalog
 }
 
 func catalogueds() []catalogued {
@@ -57,6 +60,14 @@ func catalogueds() []catalogued {
 		{
 			typ: "opensearch", name: "os", image: "opensearchproject/opensearch:3.2.0", next: "opensearchproject/opensearch:3.2.99", members: 3, create: []string{"--volume-size", "512MiB", "--memory", "1536MiB", "--set", "heap=512m"},
 			set: "heap=600m", clientImage: "debian:trixie-slim", write: "/use/use write opensearch os-1,os-2,os-3", read: "/use/use read opensearch os-1,os-2,os-3", only: true,
+		},
+		{
+			typ: "prometheus", name: "prom", image: "prom/prometheus:v3.5.0", next: "prom/prometheus:v3.5.99", members: 1, create: []string{"--volume-size", "256MiB", "--memory", "512MiB"},
+			set: "scrape_interval=5s", clientImage: "debian:trixie-slim", answers: "get http://prom-1:9090/api/v1/query?query=up", only: true,
+		},
+		{
+			typ: "ntp", name: "time", image: "cturra/ntp:latest", next: "cturra/ntp:next", members: 2,
+			set: "allow=10.0.0.0/8", clientImage: "debian:trixie-slim", answers: "time time-1 && /use/use time time-2", only: true,
 		},
 	}
 }
@@ -122,6 +133,7 @@ func TestCatalogApplications(t *testing.T) {
 			}))
 			s.keeps(t, ctx, a, "edited stack")
 
+			s.freeVia(t, ctx, a)
 			s.killUnder(t, ctx, a)
 			s.keeps(t, ctx, a, "node killed")
 
@@ -168,6 +180,10 @@ func (s *suite) use(t *testing.T, ctx context.Context, a catalogued) {
 	assert.NilError(t, os.MkdirAll(dir, 0o755))
 	_, err := host.Run(ctx, "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-o", filepath.Join(dir, "use"), "github.com/openmanage/openmanage/testenv/use")
 	assert.NilError(t, err)
+	if a.answers != "" {
+		s.answers(t, ctx, a, "created")
+		return
+	}
 	args := []string{
 		"run", "--detach", "--name", a.user(), "--stop-timeout", "1", "--network", a.name + "_default",
 		"--env", "RUN=" + strconv.FormatInt(time.Now().Unix(), 36) + "x",
@@ -213,8 +229,45 @@ func (s *suite) stopUser(ctx context.Context, a catalogued) {
 	_, _ = s.Docker(ctx, "rm", "--force", a.user()) // it may be gone
 }
 
+// answers has a client ask the application until it does what it is for.
+func (s *suite) answers(t *testing.T, ctx context.Context, a catalogued, what string) {
+	t.Helper()
+	assert.NilError(t, product.Until(ctx, 2*time.Minute, a.name+" answers: "+what, func(ctx context.Context) error {
+		_, err := s.Docker(ctx, "run", "--rm", "--network", a.name+"_default",
+			"--mount", "type=bind,readonly,source="+cluster.StoragePath+"/"+useDir+",target=/use", a.clientImage, "sh", "-c", "/use/use "+a.answers)
+		return err
+	}))
+}
+
+// freeVia has a single member leave the node that the client needs, as for maintenance.
+func (s *suite) freeVia(t *testing.T, ctx context.Context, a catalogued) {
+	t.Helper()
+	members, err := s.Members(ctx, a.name)
+	assert.NilError(t, err)
+	if a.members > 1 || members[0].Node != s.Via.Name {
+		return
+	}
+	_, err = s.Docker(ctx, "node", "update", "--availability", "drain", s.Via.Name)
+	assert.NilError(t, err)
+	defer func() {
+		_, err := s.Docker(ctx, "node", "update", "--availability", "active", s.Via.Name)
+		assert.NilError(t, err)
+		assert.NilError(t, s.c.WaitReady(ctx))
+	}()
+	assert.NilError(t, product.Until(ctx, 3*time.Minute, a.member(1)+" elsewhere", func(ctx context.Context) error {
+		now, err := s.Members(ctx, a.name)
+		if err == nil && (now[0].Node == s.Via.Name || now[0].Health != "healthy") {
+			err = fmt.Errorf("it is %s on %s: %s", now[0].State, now[0].Node, now[0].Message)
+		}
+		return err
+	}))
+}
+
 func (s *suite) writesOn(t *testing.T, ctx context.Context, a catalogued) {
 	t.Helper()
+	if a.answers != "" {
+		return
+	}
 	before, err := s.acknowledged(ctx, a)
 	assert.NilError(t, err)
 	assert.NilError(t, product.Until(ctx, time.Minute, "writes of "+a.user(), func(ctx context.Context) error {
@@ -232,6 +285,10 @@ func (s *suite) keeps(t *testing.T, ctx context.Context, a catalogued, what stri
 	t.Helper()
 	_, err := s.WaitHealthy(ctx, a.name, a.members, 3*time.Minute)
 	assert.NilError(t, err, what)
+	if a.answers != "" {
+		s.answers(t, ctx, a, what)
+		return
+	}
 	s.writesOn(t, ctx, a)
 	written, err := s.acknowledged(ctx, a)
 	assert.NilError(t, err)

@@ -4,6 +4,8 @@
 //
 //	use write|read amqp HOST,HOST,... USER PASSWORD_VARIABLE
 //	use write|read kafka|opensearch HOST,HOST,...
+//	use get URL [HOST]      ends well if there is a page, under the name HOST if it is given
+//	use time HOST           ends well if a time server answers
 package main
 
 import (
@@ -34,6 +36,12 @@ func main() {
 }
 
 func run(args []string) error {
+	switch {
+	case len(args) >= 2 && args[0] == "get":
+		return get(args[1], args[2:]...)
+	case len(args) == 2 && args[0] == "time":
+		return askTime(args[1])
+	}
 	s, err := open(args)
 	if err != nil {
 		return err
