@@ -65,6 +65,10 @@ type App struct {
 	// DockerSocket: the members ask Docker what there is. They run on managers, with its socket, and so
 	// can do whatever Docker can.
 	DockerSocket bool `yaml:"docker_socket" json:"dockerSocket,omitempty"`
+	// Capabilities are rights of root that the members need and containers do not have by themselves, such
+	// as NET_ADMIN; Sysctls are settings of the kernel in their network.
+	Capabilities []string          `yaml:"capabilities" json:"capabilities,omitempty"`
+	Sysctls      map[string]string `yaml:"sysctls" json:"sysctls,omitempty"`
 	// Components are services beside the members, Needs other applications that there must be.
 	Components []Component `yaml:"components" json:"components,omitempty"`
 	Needs      []Need      `yaml:"needs" json:"needs,omitempty"`

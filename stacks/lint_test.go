@@ -47,10 +47,11 @@ var builtinDemands = map[string]string{
 	"grafana":     "demand foreign-network: network example-prometheus_default\n",
 	"graylog": "demand foreign-network: network example-mongodb_default\ndemand foreign-network: network example-search_default\n" +
 		"demand foreign-secret: secret example-mongodb_root-password\n",
-	"logstash": "demand foreign-network: network example-search_default\ndemand foreign-secret: secret example-search_elastic-password\n",
-	"rundeck":  "demand foreign-network: network example-db_default\ndemand foreign-secret: secret example-db_superuser-password\n",
-	"telegraf": "demand global: service node: mode global\n",
-	"ntp": "demand latest-image: members: image cturra/ntp:latest\n", // it has no other tags
+	"logstash":  "demand foreign-network: network example-search_default\ndemand foreign-secret: secret example-search_elastic-password\n",
+	"rundeck":   "demand foreign-network: network example-db_default\ndemand foreign-secret: secret example-db_superuser-password\n",
+	"wireguard": "demand capabilities: members: cap_add NET_ADMIN\ndemand sysctls: members: sysctl net.ipv4.ip_forward=1\n",
+	"telegraf":  "demand global: service node: mode global\n",
+	"ntp":       "demand latest-image: members: image cturra/ntp:latest\n", // it has no other tags
 	"traefik": "demand docker-socket: members: mount at /var/run/docker.sock: /var/run/docker.sock\n" +
 		"demand managers: members: node.role == manager\n",
 	"zabbix": "demand foreign-network: network example-db_default\ndemand foreign-secret: secret example-db_superuser-password\n" +

@@ -370,6 +370,7 @@ func encode(m map[string]string) (string, error) {
 //	json V    V as JSON, with a $ doubled too
 //	min A B   the smaller number
 //	split S   the words of S
+//	cut X S   S before and after the first X, as two words
 //	flow L    labels L, each with a comma before it, for { }
 //	uuid S    a UUID that follows from S, in 22 characters of base64url
 //
@@ -383,7 +384,11 @@ func parseTemplate(a *App) (*template.Template, error) {
 	funcs := template.FuncMap{
 		"min":   func(a, b int) int { return min(a, b) },
 		"split": strings.Fields,
-		"flow":  flow,
+		"cut": func(sep, s string) []string {
+			before, after, _ := strings.Cut(s, sep)
+			return []string{before, after}
+		},
+		"flow": flow,
 		"uuid": func(s string) string {
 			sum := sha256.Sum256([]byte("openmanage\x00" + s))
 			return strings.ReplaceAll(base64.RawURLEncoding.EncodeToString(sum[:16]), "-", "_")
