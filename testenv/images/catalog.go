@@ -13,6 +13,9 @@ func catalogRecipes() map[string]Recipe {
 		"apache/kafka:4.1.0": kafkaRecipe, "apache/kafka:4.1.99": kafkaRecipe,
 		"opensearchproject/opensearch:3.2.0": opensearchRecipe, "opensearchproject/opensearch:3.2.99": opensearchRecipe,
 		"cturra/ntp:latest": ntpRecipe, "cturra/ntp:next": ntpRecipe,
+		"traefik:v3.5": traefikRecipe, "traefik:v3.5.99": traefikRecipe,
+		"linuxserver/wireguard:1.0.20250521": wireguardRecipe, "linuxserver/wireguard:1.0.99": wireguardRecipe,
+		"openmanage/clamav-mirror:1.0": clamavMirrorRecipe, "openmanage/clamav-mirror:1.0.99": clamavMirrorRecipe,
 		"prom/prometheus:v3.5.0": prometheusRecipe, "prom/prometheus:v3.5.99": prometheusRecipe,
 	} {
 		_, tag, _ := strings.Cut(name, ":")
@@ -176,6 +179,53 @@ func ntpRecipe(version string) Recipe {
 		Config: []string{
 			"ENV PATH=" + defaultPath, "LABEL org.opencontainers.image.version=" + version,
 			"EXPOSE 123/udp", `ENTRYPOINT ["/bin/sh", "-c", "exec chronyd -d -x"]`,
+		},
+	}
+}
+
+// traefikRecipe builds the server from its module, without its dashboard, which is no Go.
+func traefikRecipe(version string) Recipe {
+	return Recipe{
+		Name: "traefik", Suite: "trixie", Variant: "minbase",
+		Packages: []string{"ca-certificates"},
+		Program: &Program{
+			Module: "github.com/traefik/traefik/v3", Version: "v3.5.0", Package: "./cmd/traefik", Into: "/usr/local/bin/traefik",
+			Files: map[string]string{"webui/static/index.html": "no dashboard\n"},
+		},
+		After: []string{dropDocumentation},
+		Config: []string{
+			"ENV PATH=" + defaultPath, "LABEL org.opencontainers.image.version=" + version,
+			"EXPOSE 80", `ENTRYPOINT ["/usr/local/bin/traefik"]`,
+		},
+	}
+}
+
+// wireguardRecipe has wireguard-go, which wg-quick takes where the kernel has no WireGuard.
+func wireguardRecipe(version string) Recipe {
+	return Recipe{
+		Name: "wireguard", Suite: "trixie", Variant: "minbase",
+		Packages: []string{"wireguard-tools", "wireguard-go", "iproute2", "iptables", "procps"},
+		After:    []string{dropDocumentation},
+		Config: []string{
+			"ENV PATH=" + defaultPath, "LABEL org.opencontainers.image.version=" + version,
+			"EXPOSE 51820/udp", "VOLUME /config", `CMD ["sleep", "infinity"]`,
+		},
+	}
+}
+
+// clamavMirrorRecipe makes what stacks/clamav-mirror/Dockerfile says, of Debian's nginx and Python, with
+// cvdupdate from PyPI.
+func clamavMirrorRecipe(version string) Recipe {
+	return Recipe{
+		Name: "clamav-mirror", Suite: "trixie", Variant: "minbase",
+		Packages: []string{"nginx-light", "python3", "ca-certificates"},
+		Files: map[string]File{
+			"/usr/local/bin/cvd": {Content: "#!/bin/sh\nPYTHONPATH=/opt/cvdupdate exec python3 -m cvdupdate \"$@\"\n", Mode: 0o755},
+		},
+		After: []string{`python3 -m pip install --quiet --target "$1/opt/cvdupdate" cvdupdate==1.1.3`, dropDocumentation},
+		Config: []string{
+			"ENV PATH=" + defaultPath, "LABEL org.opencontainers.image.version=" + version,
+			"USER 10001:10001", "EXPOSE 8080",
 		},
 	}
 }

@@ -28,6 +28,8 @@ type Recipe struct {
 	Before []string
 	// Artifacts are added from Maven Central, if not nil.
 	Artifacts *Artifacts `json:",omitempty"`
+	// Program is built and added, if not nil.
+	Program *Program `json:",omitempty"`
 	// Files are written into the result, by path: what they hold and their mode.
 	Files map[string]File
 	// After are shell commands that run last; "$1" is the root filesystem.
@@ -106,6 +108,11 @@ func mmdebstrap(ctx context.Context, r Recipe, work, result string) error {
 	}
 	if r.Artifacts != nil {
 		if err := r.Artifacts.fetch(ctx, work, tree); err != nil {
+			return err
+		}
+	}
+	if r.Program != nil {
+		if err := r.Program.build(ctx, work, tree); err != nil {
 			return err
 		}
 	}
