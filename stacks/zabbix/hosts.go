@@ -80,8 +80,16 @@ func (h host) kind() string {
 	return ""
 }
 
-// conflict is a host that is in the way. Only a user can decide what to do with it.
+// conflict is what keeps one host from being as it shall be, and what only a user can settle.
 type conflict struct{ error }
+
+// onHost makes of what Zabbix refuses to do with a host a conflict.
+func onHost(format, name string, err error) error {
+	if refused(err) {
+		return conflict{fmt.Errorf(format, name, err)}
+	}
+	return fmt.Errorf(format, name, err)
+}
 
 // reconcile makes Zabbix have a host for each node and each member, and returns the names of
 // the members' hosts. It does what it can: the error is about the rest.
@@ -100,7 +108,7 @@ func (p *provisioner) reconcile(ctx context.Context, state State) (members map[s
 	}
 	var errs []error
 	if linux == "" {
-		errs = append(errs, fmt.Errorf("there is no template %q, which hosts for nodes need; import it from Zabbix's own templates", linuxTemplate))
+		errs = append(errs, conflict{fmt.Errorf("there is no template %q, which hosts for nodes need; import it from Zabbix's own templates", linuxTemplate)})
 	}
 	list, err := p.hosts(ctx, map[string]any{"evaltype": evalOr, "tags": []map[string]any{
 		{"tag": tagKind, "value": kindNode, "operator": tagEquals}, {"tag": tagKind, "value": kindMember, "operator": tagEquals},
@@ -137,8 +145,7 @@ func (p *provisioner) reconcile(ctx context.Context, state State) (members map[s
 			members[w.name] = true
 		}
 	}
-	errs = append(errs, p.removeHosts(ctx, gone))
-	return members, errors.Join(errs...)
+	return members, errors.Join(append(errs, p.removeHosts(ctx, gone)...)...)
 }
 
 // ensureHost makes one host, or gives back to it what it lacks. What a user has added stays.
@@ -164,7 +171,7 @@ func (p *provisioner) ensureHost(ctx context.Context, w wanted, group string, ho
 			return findErr
 		}
 		if len(found) == 0 {
-			return err
+			return onHost("host %s: %w", w.name, err)
 		}
 		is = found[0]
 	}
@@ -181,7 +188,7 @@ func (p *provisioner) ensureHost(ctx context.Context, w wanted, group string, ho
 	}
 	change["hostid"] = is.ID
 	if err := p.api.call(ctx, "host.update", change, nil); err != nil {
-		return fmt.Errorf("host %s: %w", w.name, err)
+		return onHost("host %s: %w", w.name, err)
 	}
 	p.Log.Info("a host was put right", "host", w.name)
 	return nil
@@ -220,8 +227,7 @@ func (s State) has(h host) bool {
 
 // removeHosts deletes those of nodes and members that are gone, and those that two provisioners
 // have made in the same moment.
-func (p *provisioner) removeHosts(ctx context.Context, gone []host) error {
-	var errs []error
+func (p *provisioner) removeHosts(ctx context.Context, gone []host) (errs []error) {
 	for _, h := range gone {
 		err := p.api.call(ctx, "host.delete", []string{h.ID}, nil)
 		if refused(err) { // another provisioner may have deleted it
@@ -230,12 +236,13 @@ func (p *provisioner) removeHosts(ctx context.Context, gone []host) error {
 			}
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("host %s, whose %s is gone: %w", h.Name, h.kind(), err))
+			errs = append(errs, onHost("host %s, whose "+h.kind()+" is gone, cannot be removed: %w", h.Name, err))
 			continue
 		}
+		delete(p.made, h.Name)
 		p.Log.Info("a host was removed", "host", h.Name, "kind", h.kind())
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // hosts reads hosts, older ones first.

@@ -119,7 +119,7 @@ func newProvisioner(c Config) *provisioner {
 func Check(good string) error {
 	info, err := os.Stat(good)
 	if errors.Is(err, os.ErrNotExist) {
-		return errors.New("Zabbix was not set up yet; see why in the log")
+		return errors.New("nothing is set up in Zabbix yet; see why in the log")
 	}
 	if err == nil && time.Since(info.ModTime()) > MaxAge {
 		err = fmt.Errorf("the last time that all was well was %s; see why in the log", info.ModTime().UTC().Format(time.DateTime+" UTC"))
@@ -168,8 +168,7 @@ func (p *provisioner) round(ctx context.Context) error {
 	return os.WriteFile(p.Good, []byte(time.Now().UTC().Format(time.RFC3339)+"\n"), 0o644)
 }
 
-// parted parts what only a user can settle, and does not keep the rest from being done, from
-// what may succeed when tried again.
+// parted parts what only a user can settle, which is no reason to try again sooner, from the rest.
 func parted(err error) (problems []string, rest error) {
 	var several interface{ Unwrap() []error }
 	all := []error{err}
@@ -230,6 +229,7 @@ func (p *provisioner) enter(ctx context.Context) error {
 	}
 	err = p.api.call(ctx, "user.update", map[string]any{"userid": user, "current_passwd": initialPassword, "passwd": p.Password}, nil)
 	if err != nil {
+		_ = p.api.logout(ctx) // nothing is done with the initial password but this
 		return fmt.Errorf("change the initial password of %s: %w", admin, err)
 	}
 	p.Log.Info("the initial password was changed to the secret's", "user", admin)
@@ -246,15 +246,13 @@ func (p *provisioner) push(ctx context.Context, state State, hosts map[string]bo
 		Host  string `json:"host"`
 		Key   string `json:"key"`
 		Value any    `json:"value"`
-		Clock int64  `json:"clock"`
 	}
 	var values []value
-	now := time.Now()
 	for _, m := range state.Members {
 		if !hosts[m.Name] {
 			continue
 		}
-		add := func(key string, v any) { values = append(values, value{m.Name, key, v, now.Unix()}) }
+		add := func(key string, v any) { values = append(values, value{m.Name, key, v}) }
 		healthy := 0
 		if m.Healthy {
 			healthy = 1
@@ -282,7 +280,7 @@ func (p *provisioner) push(ctx context.Context, state State, hosts map[string]bo
 			return refusals, err
 		}
 		for i, one := range answer.Data {
-			if i < len(some) && one.Error != "" && now.Sub(p.made[some[i].Host]) > untilKnown {
+			if i < len(some) && one.Error != "" && time.Since(p.made[some[i].Host]) > untilKnown {
 				refusals = append(refusals, fmt.Sprintf("%s of host %s: Zabbix does not take it: %s", some[i].Key, some[i].Host, one.Error))
 			}
 		}
