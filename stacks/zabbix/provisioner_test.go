@@ -330,6 +330,10 @@ func TestTwoAtOnce(t *testing.T) {
 	s.started(t)
 	assert.Equal(t, len(s.zabbix.hostNames()), 54)
 	assert.Equal(t, s.zabbix.hostNamed("node1")["hostid"], first, "the older one stays")
+
+	// What the other has deleted meanwhile is gone.
+	p := s.started(t)
+	assert.Equal(t, len(p.removeHosts(t.Context(), []host{{ID: "7", Name: "gone"}})), 0)
 }
 
 func TestTheAPIIsDownAndComesBack(t *testing.T) {
