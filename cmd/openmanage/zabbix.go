@@ -15,7 +15,7 @@ import (
 const (
 	envZabbixApplication = "OPENMANAGE_ZABBIX_APPLICATION"
 	envZabbixAPI         = "OPENMANAGE_ZABBIX_API"
-	zabbixPassword       = "/run/secrets/admin-password"
+	zabbixAdminFile       = "/run/secrets/admin-password"
 	zabbixGood           = "/run/openmanage/zabbix-good"
 )
 
@@ -27,7 +27,7 @@ func runZabbixProvision(ctx context.Context, args []string) (int, error) {
 	case len(args) > 0:
 		return 2, fmt.Errorf("usage: openmanage zabbix-provision [--check]")
 	}
-	password, err := os.ReadFile(zabbixPassword)
+	password, err := os.ReadFile(zabbixAdminFile)
 	if err != nil {
 		return 1, fmt.Errorf("read the password of Zabbix's user Admin: %w", err)
 	}
