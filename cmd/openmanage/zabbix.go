@@ -15,7 +15,7 @@ import (
 const (
 	envZabbixApplication = "OPENMANAGE_ZABBIX_APPLICATION"
 	envZabbixAPI         = "OPENMANAGE_ZABBIX_API"
-	zabbixAdminFile       = "/run/secrets/admin-password"
+	zabbixAdminFile      = "/run/secrets/admin-password"
 	zabbixGood           = "/run/openmanage/zabbix-good"
 )
 

@@ -317,7 +317,9 @@ func (p *provisioner) ensureMemberTemplate(ctx context.Context) (string, error) 
 	}
 	const name = "{HOST.NAME} is not healthy"
 	_, err = ensure(
-		func() (string, error) { return p.ofTemplate(ctx, "trigger", "triggerid", template, "description", name) },
+		func() (string, error) {
+			return p.ofTemplate(ctx, "trigger", "triggerid", template, "description", name)
+		},
 		func() (string, error) {
 			return p.api.create(ctx, "trigger", "triggerids", map[string]any{
 				"description": name, "priority": priorityHigh,

@@ -349,7 +349,9 @@ func TestTheAPIIsDownAndComesBack(t *testing.T) {
 
 	s.zabbix.change(func() { s.zabbix.down = true })
 	s.change(func(state *State) { state.Nodes = state.Nodes[:1] })
-	eventually(t, "another failed round", func() bool { return strings.Contains(s.log.String(), "user.checkAuthentication: the web front end answers 502") })
+	eventually(t, "another failed round", func() bool {
+		return strings.Contains(s.log.String(), "user.checkAuthentication: the web front end answers 502")
+	})
 	s.zabbix.change(func() { s.zabbix.down = false })
 	eventually(t, "the node taken out", func() bool { return s.zabbix.hostNamed("node2") == nil })
 
