@@ -31,7 +31,7 @@ test: ## run every test, the end-to-end tests on a real Swarm included
 
 test-catalog: ## try every application of the catalog that can be run here
 	$(GO) run ./testenv setup
-	OPENMANAGE_CATALOG=1 $(GO) test -count=1 -timeout 2h -v ./testenv/e2e -run '^TestCatalogApplications$$'
+	OPENMANAGE_CATALOG=1 $(GO) test -count=1 -timeout 2h -v ./testenv/e2e -run '^(TestCatalogApplications|TestZabbix)$$'
 
 test-unit: ## run the tests that need no Swarm
 	$(GO) test -short ./...

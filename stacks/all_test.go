@@ -10,6 +10,7 @@ import (
 	"gotest.tools/v3/golden"
 
 	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/version"
 )
 
 // each runs a test for every type of the catalog.
@@ -219,11 +220,31 @@ func TestComponentsAndNeeds(t *testing.T) {
 	assert.Equal(t, stack.Config.Secrets["db-superuser-password"].Name, "pg_superuser-password")
 	assert.Equal(t, stack.Config.Networks["attached0"].Name, "pg_default")
 
+	// One of OpenManage's own code, which asks Docker what there is.
+	assert.Assert(t, !app.RunsOwn())
+	own := strings.Replace(partedApp, `image: "front:2"`, "own: true, docker_socket: true, command: [look]", 1)
+	parted := app
+	app, err = parseApp([]byte(own))
+	assert.NilError(t, err)
+	assert.Assert(t, app.RunsOwn())
+	app.template, app.common = partedTemplate, parted.common
+	front = service(Options{Name: "web", Own: "openmanage/openmanage:1.2"}, "front")
+	assert.Equal(t, front.Image, "openmanage/openmanage:1.2")
+	assert.DeepEqual(t, []string(front.Command), []string{"look"})
+	assert.DeepEqual(t, front.Deploy.Placement.Constraints, []string{"node.role == manager"})
+	assert.Equal(t, front.Volumes[0].Source, "/var/run/docker.sock")
+	assert.Assert(t, front.Volumes[0].ReadOnly)
+	assert.Equal(t, service(Options{Name: "web"}, "front").Image, "openmanage/openmanage:"+version.Version)
+	assert.Equal(t, service(given, "front").Image, "front:3", "as asked")
+	app = parted
+
 	_, err = app.Generate(Options{Name: "web", Images: map[string]string{"frunt": "x"}})
 	assert.ErrorContains(t, err, "web has no component of that name; it has front, probe")
 	for _, tc := range []struct{ without, with, want string }{
 		{"db-superuser-password]", "db-other]", "component front: secret db-other is neither the application's nor of what it needs"},
 		{`image: "front:2"`, `image: "Front:2"`, "component front: image"},
+		{`image: "front:2"`, `image: "front:2", own: true, command: [look]`, "component front: own and image exclude each other"},
+		{`image: "front:2"`, "own: true", "component front: command is missing"},
 		{"name: probe", "name: front", "component front is there twice"},
 		{"global: true", "global: true, replicas: 2", "component probe: global and replicas exclude each other"},
 		{"type: postgresql", "type: Postgres", `need db: type "Postgres"`},

@@ -14,7 +14,11 @@ import (
 type Component struct {
 	Name        string `yaml:"name" json:"name"`
 	Description string `yaml:"description" json:"description"`
-	Image       string `yaml:"image" json:"image"` // default
+	Image       string `yaml:"image" json:"image,omitempty"` // default
+	// Own: it runs OpenManage's own image instead (Options.Own), for code that an application needs beside it.
+	Own bool `yaml:"own" json:"own,omitempty"`
+	// DockerSocket: it asks Docker what there is, as members with the same field do.
+	DockerSocket bool `yaml:"docker_socket" json:"dockerSocket,omitempty"`
 	// Command replaces the image's own, if it is there. Its entrypoint stays.
 	Command []string `yaml:"command" json:"command,omitempty"`
 	// User is the image's own, UID:GID; "": what the image says.
@@ -87,14 +91,24 @@ func (c *Component) validate(a *App, check func(ok bool, format string, args ...
 	where := "component " + c.Name + ": "
 	check(appID.MatchString(c.Name), "component %q: expected a name of lower-case letters, digits and dashes, a letter first", c.Name)
 	check(c.Description != "", where+"description is missing")
-	_, err := reference.ParseNormalizedNamed(c.Image)
-	check(err == nil, where+"image %q: %v", c.Image, err)
+	if c.Own {
+		check(c.Image == "", where+"own and image exclude each other")
+		check(len(c.Command) > 0, where+"command is missing: which part of OpenManage it is")
+	} else {
+		_, err := reference.ParseNormalizedNamed(c.Image)
+		check(err == nil, where+"image %q: %v", c.Image, err)
+	}
 	check(len(c.Health.Test) > 1, where+"health.test is missing")
 	check(!c.Global || c.Replicas == 0, where+"global and replicas exclude each other")
 	check(c.Resources.Memory > 0, where+"resources.memory is missing")
 	for _, s := range c.Secrets {
 		check(a.hasSecret(s), where+"secret %s is neither the application's nor of what it needs", s)
 	}
+}
+
+// RunsOwn tells whether a component runs OpenManage's own image.
+func (a *App) RunsOwn() bool {
+	return slices.ContainsFunc(a.Components, func(c Component) bool { return c.Own })
 }
 
 // AllPorts are those of the components, which people look at first, and of the members.
@@ -163,6 +177,9 @@ func (d *data) Component(name string) (*componentData, error) {
 	for _, c := range d.App.Components {
 		if c.Name != name {
 			continue
+		}
+		if c.Own {
+			c.Image = d.own
 		}
 		c.Image = cmp.Or(d.images[name], c.Image)
 		made := &componentData{data: d, Component: c, Service: d.Name + "-" + name}

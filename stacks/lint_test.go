@@ -54,8 +54,10 @@ var builtinDemands = map[string]string{
 	"ntp":       "demand latest-image: members: image cturra/ntp:latest\n", // it has no other tags
 	"traefik": "demand docker-socket: members: mount at /var/run/docker.sock: /var/run/docker.sock\n" +
 		"demand managers: members: node.role == manager\n",
-	"zabbix": "demand foreign-network: network example-db_default\ndemand foreign-secret: secret example-db_superuser-password\n" +
-		"demand global: service agent: mode global\n",
+	"zabbix": "demand docker-socket: service provisioner: mount at /var/run/docker.sock: /var/run/docker.sock\n" +
+		"demand foreign-network: network example-db_default\ndemand foreign-secret: secret example-db_superuser-password\n" +
+		"demand global: service agent: mode global\n" +
+		"demand managers: service provisioner: node.role == manager\n",
 }
 
 // What comes with OpenManage is what Lint asks of others, and takes nothing of others but what it needs.

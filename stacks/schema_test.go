@@ -111,6 +111,9 @@ func TestTheSchemaRefuses(t *testing.T) {
 		{"parameter of no type", "command: [web]", "command: [web]\nparameters: [{name: p, type: float, description: d}]"},
 		{"choice of nothing", "command: [web]", "command: [web]\nparameters: [{name: p, type: choice, description: d}]"},
 		{"port", "command: [web]", "command: [web]\nports: [{port: 70000, description: d}]"},
+		{"component without an image", "command: [web]", "command: [web]\ncomponents: [{name: c, description: d, resources: {memory: 64MiB}, health: {test: [CMD, c]}}]"},
+		{"own component without a command", "command: [web]", "command: [web]\ncomponents: [{name: c, description: d, own: true, resources: {memory: 64MiB}, health: {test: [CMD, c]}}]"},
+		{"own component with an image", "command: [web]", "command: [web]\ncomponents: [{name: c, description: d, own: true, command: [c], image: c:1, resources: {memory: 64MiB}, health: {test: [CMD, c]}}]"},
 	} {
 		t.Run(tc.doc, func(t *testing.T) {
 			doc := strings.Replace(plainApp, tc.without, tc.with, 1)

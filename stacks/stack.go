@@ -20,6 +20,7 @@ import (
 	"github.com/docker/cli/cli/compose/types"
 
 	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/version"
 )
 
 // ErrOption is what an error about a value in Options wraps.
@@ -43,6 +44,8 @@ type Options struct {
 	// are made along. Images are those of components that are not to have the type's.
 	Uses   map[string]Uses   `json:"uses,omitempty"`
 	Images map[string]string `json:"images,omitempty"`
+	// Own is OpenManage's own image, for components that run it; "": that of this version.
+	Own string `json:"-"`
 	// Domain is the name under which browsers find the application, through the Traefik application Via.
 	Domain string `json:"domain,omitempty"`
 	Via    string `json:"via,omitempty"`
@@ -50,6 +53,9 @@ type Options struct {
 	// keep their size and filesystem.
 	Volumes map[string]api.VolumeSpec `json:"-"`
 }
+
+// ownImage is where OpenManage's own image is, but for its version.
+const ownImage = "openmanage/openmanage:"
 
 // Publish is a port of the members published on the nodes they run on.
 type Publish struct {
@@ -109,6 +115,7 @@ type data struct {
 
 	parameters map[string]string
 	images     map[string]string
+	own        string
 	uses       map[string]Uses
 	domain     string
 	via        string        // network in which Traefik finds it
@@ -163,6 +170,7 @@ func (a *App) Complete(o Options) Options {
 	}
 	o.CPUs = cmp.Or(o.CPUs, a.Resources.CPUs)
 	o.Memory = cmp.Or(o.Memory, int64(a.Resources.Memory))
+	o.Own = cmp.Or(o.Own, ownImage+version.Version)
 	if o.Domain != "" {
 		o.Via = cmp.Or(o.Via, DefaultTraefik)
 	}
@@ -305,7 +313,7 @@ func (a *App) data(o Options) (*data, error) {
 		App: a, Name: o.Name, Image: o.Image, Labels: labels, CPUs: o.CPUs,
 		Networks: slices.Clone(o.Networks), Encrypted: o.Encrypted,
 		Driver: api.PluginName, HasFiles: strings.Contains(a.template, "OPENMANAGE_FILE_"), parameters: o.Parameters,
-		images: o.Images, uses: o.Uses, domain: o.Domain,
+		images: o.Images, own: o.Own, uses: o.Uses, domain: o.Domain,
 	}
 	if o.Domain != "" {
 		d.via = Uses{Name: o.Via}.Network()

@@ -80,7 +80,14 @@ func showType(out io.Writer, app *stacks.App) {
 		if c.Global {
 			where = "one on each node"
 		}
-		line("Beside", "NAME-%s, %s (%s, image %s)", c.Name, c.Description, where, c.Image)
+		if c.DockerSocket {
+			where += ", on managers, with Docker's socket"
+		}
+		image := "image " + c.Image
+		if c.Own {
+			image = "OpenManage's own image"
+		}
+		line("Beside", "NAME-%s, %s (%s, %s)", c.Name, c.Description, where, image)
 	}
 	for _, n := range app.Needs {
 		line("Needs", "an application of type %s, which %s: NAME-%s is created, or --use %s=NAME", n.Type, n.Description, n.Name, n.Type)

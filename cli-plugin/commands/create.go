@@ -20,6 +20,7 @@ import (
 
 	"github.com/openmanage/openmanage/cli-plugin/internal/claim"
 	"github.com/openmanage/openmanage/cli-plugin/internal/follow"
+	"github.com/openmanage/openmanage/cli-plugin/internal/installation"
 	"github.com/openmanage/openmanage/cli-plugin/internal/preflight"
 	"github.com/openmanage/openmanage/cli-plugin/internal/stackdeploy"
 	"github.com/openmanage/openmanage/internal/api"
@@ -126,6 +127,11 @@ func (c *creation) preflight(ctx context.Context, dockerCLI command.Cli, flags *
 	nodes, err := preflight.AwaitPlugins(ctx, docker, preflight.Clock(info), func(line string) { fmt.Fprintln(dockerCLI.Err(), line) })
 	if err != nil {
 		return err
+	}
+	if c.app.RunsOwn() { // what is installed, which the nodes have
+		if c.options.Own, err = installation.Image(ctx, docker); err != nil {
+			return err
+		}
 	}
 	if err := c.lookForName(ctx, docker); err != nil {
 		return err

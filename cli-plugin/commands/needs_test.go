@@ -57,18 +57,21 @@ func (d *loading) Deploy(_ context.Context, name string, file []byte, _ stackdep
 
 func TestCreateMakesWhatIsNeededFirst(t *testing.T) {
 	docker := installed(t)
+	docker.Services[0].Spec.TaskTemplate.ContainerSpec.Image = "registry.example.com/openmanage:1.2.3"
 	deployer := &loading{t: t, docker: docker, files: map[string]string{}}
 	s := session{docker: docker}
 	assert.NilError(t, s.create(t, deployer, "zabbix", "zb", "--publish", "8080"))
 	assert.DeepEqual(t, deployer.order, []string{"zb-db", "zb"})
 	assert.Check(t, is.Contains(deployer.files["zb"], "name: zb-db_superuser-password"))
 	assert.Check(t, is.Contains(deployer.files["zb"], "name: zb-db_default"))
+	assert.Check(t, is.Contains(deployer.files["zb"], "image: registry.example.com/openmanage:1.2.3"), "what is installed")
 	said := s.out.String()
 	assert.Check(t, is.Contains(said, "zb-web:8080  (web front end)"))
 	assert.Check(t, is.Contains(said, "port 8080 of every node, published for 8080"))
-	assert.Check(t, is.Contains(s.err.String(), "zb-agent  1 of 1 running"))
+	assert.Check(t, is.Contains(s.err.String(), "zb-agent        1 of 1 running"))
 
 	// Again: all is there.
+	assert.Check(t, is.Contains(s.err.String(), "zb-provisioner  1 of 1 running"))
 	assert.NilError(t, s.create(t, deployer, "zabbix", "zb"))
 	assert.Equal(t, len(deployer.order), 2)
 

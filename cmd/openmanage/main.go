@@ -44,14 +44,15 @@ type command struct {
 
 func commands() map[string]command {
 	return map[string]command{
-		"manager":       {"answers nodes, decides who holds a volume, keeps records", runManager},
-		"network":       {"installs the volume plugin on its node, knows its members", runNetwork},
-		"volume-plugin": {"the managed volume plugin", runVolumePlugin},
-		"agent":         {"PID 1 in a member's container; `agent health` is its health check", runAgent},
-		"status":        {"asks the leading manager for members' newest state, as JSON", runStatus},
-		"exec":          {"runs a command in the container of an application's primary", runExec},
-		"seal":          {"prints secrets that it finds as files, sealed for who asks", runSeal},
-		"version":       {"prints the version", runVersion},
+		"manager":          {"answers nodes, decides who holds a volume, keeps records", runManager},
+		"network":          {"installs the volume plugin on its node, knows its members", runNetwork},
+		"volume-plugin":    {"the managed volume plugin", runVolumePlugin},
+		"agent":            {"PID 1 in a member's container; `agent health` is its health check", runAgent},
+		"status":           {"asks the leading manager for members' newest state, as JSON", runStatus},
+		"exec":             {"runs a command in the container of an application's primary", runExec},
+		"zabbix-provision": {"gives a Zabbix its password and its hosts; `--check` is its health check", runZabbixProvision},
+		"seal":             {"prints secrets that it finds as files, sealed for who asks", runSeal},
+		"version":          {"prints the version", runVersion},
 	}
 }
 
@@ -84,7 +85,7 @@ func dispatch(ctx context.Context, args []string) (int, error) {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		fmt.Fprintf(os.Stderr, "  %-14s %s\n", name, all[name].about)
+		fmt.Fprintf(os.Stderr, "  %-16s %s\n", name, all[name].about)
 	}
 	return 2, nil
 }

@@ -5,7 +5,6 @@
 package live
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/openmanage/openmanage/cli-plugin/internal/preflight"
 	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/incontainer"
 )
 
 // ErrNoManager: no manager runs on the node that the CLI talks to.
@@ -141,23 +141,7 @@ func inManager(ctx context.Context, docker client.APIClient, cmd []string) (stdo
 	if err != nil {
 		return "", "", 0, err
 	}
-	created, err := docker.ExecCreate(ctx, id, client.ExecCreateOptions{AttachStdout: true, AttachStderr: true, Cmd: cmd})
-	if err != nil {
-		return "", "", 0, err
-	}
-	res, err := docker.ExecAttach(ctx, created.ID, client.ExecAttachOptions{})
-	if err != nil {
-		return "", "", 0, err
-	}
-	defer res.Close()
-	stop := context.AfterFunc(ctx, res.Close) // a read does not heed the context
-	defer stop()
-	var out, errs bytes.Buffer
-	if _, err := stdcopy.StdCopy(&out, &errs, res.Reader); err != nil {
-		return "", "", 0, err
-	}
-	inspect, err := docker.ExecInspect(ctx, created.ID, client.ExecInspectOptions{})
-	return out.String(), errs.String(), inspect.ExitCode, err
+	return incontainer.Run(ctx, docker, id, cmd)
 }
 
 // detachKeys take the place of Docker's ctrl-p,ctrl-q, which would swallow psql's
