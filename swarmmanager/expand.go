@@ -232,25 +232,23 @@ func (s *snapshots) forget(device string) {
 func (m *Manager) volumeOrders(r api.Report, renewed []string, all map[string]store.Record[api.Volume]) (grow []api.GrowOrder, snapshot []api.SnapshotOrder) {
 	m.snapshots.mu.Lock()
 	defer m.snapshots.mu.Unlock()
-	goesOn := make(map[string]bool, len(renewed))
-	for _, name := range renewed {
-		goesOn[name] = true
-	}
+	// Rarely asked: most often there is nothing to order.
+	goesOn := func(name string) bool { return slices.Contains(renewed, name) }
 	for _, result := range r.Snapshots {
 		volume, wanted := m.snapshots.wanted[result.Device]
-		if wanted && goesOn[volume] {
+		if wanted && goesOn(volume) {
 			m.snapshots.results[result.Device] = result
 		}
 	}
 	for _, held := range r.Volumes {
-		if !held.Mounted || !goesOn[held.Name] {
+		if !held.Mounted {
 			continue
 		}
-		if want := all[held.Name].Value.Size; held.Size != 0 && held.Size < want {
+		if want := all[held.Name].Value.Size; held.Size != 0 && held.Size < want && goesOn(held.Name) {
 			grow = append(grow, api.GrowOrder{Name: held.Name, Epoch: held.Epoch, Size: want})
 		}
 		for device, volume := range m.snapshots.wanted {
-			if _, done := m.snapshots.results[device]; volume == held.Name && !done {
+			if _, done := m.snapshots.results[device]; volume == held.Name && !done && goesOn(held.Name) {
 				snapshot = append(snapshot, api.SnapshotOrder{Name: held.Name, Epoch: held.Epoch, Device: device})
 			}
 		}

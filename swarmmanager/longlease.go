@@ -77,6 +77,9 @@ func (v *volumes) longer(renewed []string, all map[string]store.Record[api.Volum
 	var longer map[string]time.Duration
 	for _, name := range renewed {
 		vol := all[name].Value
+		if vol.LeaseTime() <= api.LeaseDuration {
+			continue
+		}
 		// The label may ask for less by now, or the record for more than it says.
 		if lease := min(vol.LeaseTime(), max(v.leaseWanted(vol), api.LeaseDuration)); lease > api.LeaseDuration {
 			if longer == nil {

@@ -583,12 +583,14 @@ func (v *volumes) renew(ctx context.Context, node string, report api.Report) (re
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	held := make(map[string]bool, len(report.Volumes))
+	owned := 0 // of what is reported, each once: reports are in the order of names
 	for _, h := range report.Volumes {
-		held[h.Name] = true
 		r, ok := view.all[h.Name]
 		if !ok && v.broken[h.Name] != nil {
 			continue // nothing is known of it: its lease is neither renewed nor lost
+		}
+		if ok && r.Value.Owner != nil && r.Value.Owner.Node == node {
+			owned++
 		}
 		mine := ok && r.Value.Epoch == h.Epoch && r.Value.Owner != nil && r.Value.Owner.Node == node
 		switch {
@@ -604,12 +606,16 @@ func (v *volumes) renew(ctx context.Context, node string, report api.Report) (re
 	if len(renewed) > 0 {
 		v.leases.touch(node) // under v.mu: see takeAway
 	}
-	if report.Rebuilding {
+	if report.Rebuilding || owned == len(view.ownedBy[node]) {
 		return renewed, lost, nil
 	}
+	held := make(map[string]bool, len(report.Volumes))
+	for _, h := range report.Volumes {
+		held[h.Name] = true
+	}
 	for _, name := range view.ownedBy[node] {
-		if owned := view.all[name].Value; !held[name] && v.longAbsent(owned) {
-			go v.releaseAbsent(name, node, owned.Epoch)
+		if absent := view.all[name].Value; !held[name] && v.longAbsent(absent) {
+			go v.releaseAbsent(name, node, absent.Epoch)
 		}
 	}
 	return renewed, lost, nil
