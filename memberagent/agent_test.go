@@ -426,3 +426,14 @@ func TestAMemberThatIsAskedToStopDoesNotWaitForEver(t *testing.T) {
 	m.Signal(syscall.SIGTERM)
 	m.Await("that it stops", func(s api.MemberStatus) bool { return s.State == api.StateStopping })
 }
+
+// Nobody waits for a member that was taken away, and nobody gives it a turn.
+func TestWhoIsNoMemberAnyMoreStopsWithoutATurn(t *testing.T) {
+	t.Parallel()
+	m := started(t, memberagent.EnvStopGrace+"=1h")
+	m.Stay(true)
+	m.Signal(syscall.SIGTERM)
+	m.Await("that it waits", func(s api.MemberStatus) bool { return s.Leaving })
+	m.Order(api.MemberOrders{Members: []string{"pg-2"}, Term: alone.Term, Reason: "it is not a member any more"})
+	m.Await("that it stops", func(s api.MemberStatus) bool { return s.State == api.StateStopping })
+}

@@ -42,7 +42,7 @@ func (a *applications) leaseWanted(v api.Volume) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	k := a.known[v.Application]
-	if k == nil || k.app.Lease == 0 || !slices.ContainsFunc(k.app.Members, func(m store.Member) bool { return m.Volume == v.Name }) {
+	if k == nil || !slices.ContainsFunc(k.app.Members, func(m store.Member) bool { return m.Volume == v.Name }) {
 		return 0
 	}
 	return k.app.Lease

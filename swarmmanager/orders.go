@@ -55,7 +55,9 @@ func (a *applications) orders(s api.MemberStatus) *api.MemberOrders {
 	a.mu.Unlock()
 	if k == nil || k.app.Removed != nil {
 		a.news.about(s.Application)
-		return unknownApplication(s.Application, s.Member)
+	}
+	if k == nil {
+		return &api.MemberOrders{Member: s.Member, Reason: "the leading manager does not know application " + s.Application + " yet"}
 	}
 	if o := k.orders[s.Member]; o != nil {
 		return o
@@ -63,16 +65,14 @@ func (a *applications) orders(s api.MemberStatus) *api.MemberOrders {
 	return ordersOf(&k.app, s.Member)
 }
 
-func unknownApplication(application, member string) *api.MemberOrders {
-	return &api.MemberOrders{Member: member, Reason: "the leading manager does not know application " + application + " yet"}
-}
-
-// ordersOf works out what is recorded of a member as orders to it.
+// ordersOf works out what is recorded of a member as orders to it. Who is no member any more is told
+// so in the present term: older orders are void, and it would wait for its turn to stop.
 func ordersOf(app *store.Application, member string) *api.MemberOrders {
+	o := &api.MemberOrders{Member: member, Term: app.Term, Members: make([]string, len(app.Members))}
 	if app.Removed != nil {
-		return unknownApplication(app.Name, member)
+		o.Reason = "application " + app.Name + " was removed"
+		return o
 	}
-	o := &api.MemberOrders{Member: member, Members: make([]string, len(app.Members))}
 	for i := range app.Members {
 		o.Members[i] = app.Members[i].Name
 	}
@@ -81,7 +81,7 @@ func ordersOf(app *store.Application, member string) *api.MemberOrders {
 		o.Reason = member + " is not a member of application " + app.Name
 		return o
 	}
-	o.Term, o.Primary, o.Initialized, o.SystemID = app.Term, app.Primary, app.Initialized, app.SystemID
+	o.Primary, o.Initialized, o.SystemID = app.Primary, app.Initialized, app.SystemID
 	o.Role, o.Sync, o.Leave, o.Parameters = api.RoleStandby, app.Sync, m.Left, app.Parameters
 	o.Restart = app.Restart != nil && *app.Restart == store.MemberRestart{Member: member, Parameters: api.ParametersID(app.Parameters)}
 	if m.Fenced != nil {

@@ -602,3 +602,18 @@ func TestAFailoverDoesNotWaitForAnotherManagersClock(t *testing.T) {
 	p.after(2 * time.Second)
 	assert.Assert(t, p.app.Handover != nil)
 }
+
+// Orders of an older term are void: who is no member any more has to be told so in the present one.
+func TestWhoIsNoMemberAnyMoreIsToldSo(t *testing.T) {
+	p := newPlan(t)
+	p.app.Term = 7
+	gone := ordersOf(&p.app, "pg-9")
+	assert.Equal(t, gone.Term, uint64(7))
+	assert.Equal(t, gone.Role, api.Role(""))
+	assert.Equal(t, gone.Reason, "pg-9 is not a member of application pg")
+	now := time.Now()
+	p.app.Removed = &now
+	removed := ordersOf(&p.app, "pg-1")
+	assert.Equal(t, removed.Term, uint64(7))
+	assert.Equal(t, removed.Role, api.Role(""))
+}

@@ -589,10 +589,11 @@ func (v *volumes) renew(ctx context.Context, node string, report api.Report) (re
 		if !ok && v.broken[h.Name] != nil {
 			continue // nothing is known of it: its lease is neither renewed nor lost
 		}
-		if ok && r.Value.Owner != nil && r.Value.Owner.Node == node {
+		owns := ok && r.Value.Owner != nil && r.Value.Owner.Node == node
+		if owns {
 			owned++
 		}
-		mine := ok && r.Value.Epoch == h.Epoch && r.Value.Owner != nil && r.Value.Owner.Node == node
+		mine := owns && r.Value.Epoch == h.Epoch
 		switch {
 		case mine && v.revoked[h.Name] == h.Epoch && h.Epoch != 0:
 			lost = append(lost, h.Name)

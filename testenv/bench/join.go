@@ -22,7 +22,9 @@ const (
 	joinRepeat = 3 // at most: a copy of some GiB takes its time
 	joinLimit  = 10 * time.Minute
 	// joinSpare is what a volume has beyond the data: WAL, mostly.
-	joinSpare    = 3 << 30
+	joinSpare = 3 << 30
+	// joinMembers are a primary and a standby: a snapshot is made of a standby.
+	joinMembers  = 2
 	joinGoal     = 0.1
 	joinSizeGoal = 1.25
 	// joinCopy names the container and the volume of a member that is made by hand.
@@ -88,14 +90,14 @@ func (b *bench) joinRepeats() int { return min(b.repeat, joinRepeat) }
 func (b *bench) joinAt(ctx context.Context, size int64) ([2]measure.Sample, error) {
 	var samples [2]measure.Sample
 	volume := size + joinSpare
-	// The primary's, and that of the copy; for the one by snapshot there must be as
+	// Those of the members, and that of the copy; for the one by snapshot there must be as
 	// much free space although it takes little.
 	for _, dir := range []string{b.c.Host.StateDir, b.c.Nodes()[0].Storage()} {
-		if err := host.RequireFree(dir, uint64(2*volume+size), fmt.Sprintf("a database of %s and its copy", formatSizes([]int64{size}))); err != nil {
+		if err := host.RequireFree(dir, uint64((joinMembers+1)*volume), fmt.Sprintf("a database of %s and its copy", formatSizes([]int64{size}))); err != nil {
 			return samples, err
 		}
 	}
-	app := &openManage{b: b, name: prefix, replicas: 1, volumeSize: formatSizes([]int64{volume})}
+	app := &openManage{b: b, name: prefix, replicas: joinMembers, volumeSize: formatSizes([]int64{volume})}
 	b.say.Step("join: filling a database of %s", formatSizes([]int64{size}))
 	if err := app.deploy(ctx); err != nil {
 		return samples, err
@@ -104,13 +106,16 @@ func (b *bench) joinAt(ctx context.Context, size int64) ([2]measure.Sample, erro
 	if err != nil {
 		return samples, err
 	}
-	primary := members[0]
+	primary, err := primaryOf(members)
+	if err != nil {
+		return samples, err
+	}
 	if err := fill(ctx, app, size); err != nil {
 		return samples, err
 	}
 	for i := range b.joinRepeats() {
 		err := inTurn(i, func(side int) error {
-			if _, err := app.sql(ctx, "CHECKPOINT"); err != nil {
+			if err := app.checkpoint(ctx, primary, members); err != nil {
 				return err
 			}
 			unix.Sync() // what the other one wrote is not to be written in our time
@@ -150,10 +155,32 @@ func fill(ctx context.Context, app *openManage, size int64) error {
 	return err
 }
 
+// checkpoint has what was written so far in the data of all members, not only in their WAL.
+func (o *openManage) checkpoint(ctx context.Context, primary member, members []member) error {
+	err := product.Until(ctx, joinLimit, "all has reached the standbys", func(ctx context.Context) error {
+		out, err := memberDatabase{o.b, primary}.sql(ctx, "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn >= pg_current_wal_lsn()")
+		if err == nil && out != fmt.Sprint(len(members)-1) {
+			err = errors.New(out + " have it")
+		}
+		return err
+	})
+	for _, m := range append([]member{primary}, members...) { // a standby's follows the primary's
+		if err != nil {
+			return err
+		}
+		// One that takes longer than a statement may goes on by itself.
+		err = product.Until(ctx, joinLimit, "checkpoint of "+m.name, func(ctx context.Context) error {
+			_, err := memberDatabase{o.b, m}.sql(ctx, "CHECKPOINT")
+			return err
+		})
+	}
+	return err
+}
+
 // addMember has OpenManage add a member, and takes it away again.
 func (o *openManage) addMember(ctx context.Context, primary member) (time.Duration, error) {
 	start := time.Now()
-	if err := o.scaleTo(ctx, 2); err != nil {
+	if err := o.scaleTo(ctx, joinMembers+1); err != nil {
 		return 0, err
 	}
 	err := o.streams(ctx, primary)
@@ -161,15 +188,15 @@ func (o *openManage) addMember(ctx context.Context, primary member) (time.Durati
 	if err != nil {
 		return took, err
 	}
-	return took, errors.Join(o.scaleTo(ctx, 1), o.dropVolume(ctx, o.name+"-2"))
+	return took, errors.Join(o.scaleTo(ctx, joinMembers), o.dropVolume(ctx, fmt.Sprintf("%s-%d", o.name, joinMembers+1)))
 }
 
-// streams waits until somebody follows the primary.
+// streams waits until one more than the members of before follows the primary.
 func (o *openManage) streams(ctx context.Context, primary member) error {
 	return product.Until(ctx, joinLimit, "a member that follows "+primary.name, func(ctx context.Context) error {
 		out, err := memberDatabase{o.b, primary}.sql(ctx, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND application_name <> 'pg_basebackup'")
-		if err == nil && out == "0" {
-			err = errors.New("nobody does")
+		if err == nil && out != fmt.Sprint(joinMembers) {
+			err = fmt.Errorf("%s follow, of %d", out, joinMembers)
 		}
 		return err
 	})
