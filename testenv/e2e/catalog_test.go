@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -32,10 +33,19 @@ type catalogued struct {
 	// secrets as the variables that are named for them.
 	clientImage, write, read string
 	secrets                  map[string]string // variable: secret
-	// answers, where there is nothing to write, is a command of testenv/use that ends well if
-	// the application does what it is for.
-	answers string
-	only    bool // with make test-catalog
+	// answers, where there is nothing to write, is a shell command in such a container that
+	// ends well if the application does what it is for. clientArgs are options of that
+	// container, known what only the Swarm knows, as variables.
+	answers    string
+	clientArgs []string
+	known      func(ctx context.Context, s *suite) ([]string, error)
+	// source is something outside of the Swarm that the application uses, and the options of
+	// create for that.
+	source func(t *testing.T, s *suite) []string
+	// before is an application that is created first, behind one that makes use of this one:
+	// arguments of create, the name second.
+	before, behind []string
+	only           bool // with make test-catalog
 }
 
 func catalogueds() []catalogued {
@@ -63,11 +73,27 @@ func catalogueds() []catalogued {
 		},
 		{
 			typ: "prometheus", name: "prom", image: "prom/prometheus:v3.5.0", next: "prom/prometheus:v3.5.99", members: 1, create: []string{"--volume-size", "256MiB", "--memory", "512MiB"},
-			set: "scrape_interval=5s", clientImage: "debian:trixie-slim", answers: "get http://prom-1:9090/api/v1/query?query=up", only: true,
+			set: "scrape_interval=5s", clientImage: "debian:trixie-slim", answers: "/use/use get http://prom-1:9090/api/v1/query?query=up", only: true,
 		},
 		{
 			typ: "ntp", name: "time", image: "cturra/ntp:latest", next: "cturra/ntp:next", members: 2,
-			set: "allow=10.0.0.0/8", clientImage: "debian:trixie-slim", answers: "time time-1 && /use/use time time-2", only: true,
+			set: "allow=10.0.0.0/8", clientImage: "debian:trixie-slim", answers: "/use/use time time-1 && /use/use time time-2", only: true,
+		},
+		{
+			typ: "traefik", name: "door", image: "traefik:v3.5", next: "traefik:v3.5.99", members: 1, create: []string{"--publish", "18443:443"},
+			behind: []string{"prometheus", "site", "--image", "prom/prometheus:v3.5.0", "--volume-size", "256MiB", "--memory", "512MiB", "--domain", "site.example.test", "--via", "door"},
+			set:    "log_level=WARN", clientImage: "debian:trixie-slim", answers: "/use/use get https://door-1/-/ready site.example.test", only: true,
+		},
+		{
+			typ: "wireguard", name: "vpn", image: wireguardImage, next: "linuxserver/wireguard:1.0.99", members: 1,
+			before: []string{"ntp", "behind", "--image", "cturra/ntp:latest", "--replicas", "1"},
+			create: []string{"--network", "behind_default", "--set", "peers=" + peerPublic + "@10.99.0.2", "--publish", "51820"},
+			set:    "address=10.99.0.1/25", clientImage: wireguardImage, clientArgs: []string{"--cap-add", "NET_ADMIN", "--device", "/dev/net/tun"},
+			secrets: map[string]string{"SERVER_KEY": "private-key"}, known: behindVPN, answers: throughVPN, only: true,
+		},
+		{
+			typ: "clamav-mirror", name: "av", image: "openmanage/clamav-mirror:1.0", next: "openmanage/clamav-mirror:1.0.99", members: 1, create: []string{"--volume-size", "256MiB"},
+			source: signatures, set: "update_hours=6", clientImage: "debian:trixie-slim", answers: "/use/use get http://av-1:8080/ && /use/use get http://av-1:8080/house.hdb", only: true,
 		},
 	}
 }
@@ -85,13 +111,19 @@ func TestCatalogApplications(t *testing.T) {
 			}
 			s, ctx := swarm(t)
 			s.catalogImages(t, ctx, a.image, a.next, a.clientImage)
-			s.removeLeftovers(t, ctx, a.name)
+			s.removeAll(t, ctx, a)
 			t.Cleanup(func() {
 				ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 				defer cancel()
-				s.stopUser(ctx, a)
-				s.removeLeftovers(t, ctx, a.name)
+				if t.Failed() {
+					s.tell(t, ctx, a.name)
+				}
+				s.removeAll(t, ctx, a)
 			})
+			if a.source != nil {
+				a.create = append(a.create, a.source(t, s)...)
+			}
+			s.createOther(t, ctx, a.before)
 			args := append([]string{"create", a.typ, a.name, "--image", a.image, "--yes"}, a.create...)
 			out, err := s.CLI(ctx, args...)
 			assert.NilError(t, err)
@@ -99,6 +131,7 @@ func TestCatalogApplications(t *testing.T) {
 			for i := range a.members {
 				assert.Check(t, is.Contains(out, a.member(i+1)+":"))
 			}
+			s.createOther(t, ctx, a.behind)
 			s.use(t, ctx, a)
 
 			_, err = s.CLI(ctx, "restart", a.name)
@@ -139,6 +172,7 @@ func TestCatalogApplications(t *testing.T) {
 
 			// Taken away and taken up again.
 			s.stopUser(ctx, a)
+			s.removeOther(t, ctx, a.behind)
 			_, err = s.CLI(ctx, "rm", a.name, "--yes")
 			assert.NilError(t, err)
 			for _, kind := range []string{"service", "network"} {
@@ -149,6 +183,7 @@ func TestCatalogApplications(t *testing.T) {
 			args = append([]string{"create", a.typ, a.name, "--image", a.next, "--yes"}, a.create...)
 			_, err = s.CLI(ctx, args...)
 			assert.NilError(t, err)
+			s.createOther(t, ctx, a.behind)
 			s.use(t, ctx, a)
 			s.keeps(t, ctx, a, "removed and created again")
 		})
@@ -162,6 +197,33 @@ func (s *suite) catalogImages(t *testing.T, ctx context.Context, names ...string
 	builder, err := cluster.Prepare(ctx, s.c.Host)
 	assert.NilError(t, err)
 	assert.NilError(t, builder.EnsureOfficial(ctx, names...))
+}
+
+// createOther creates an application that one of the catalog is tried with.
+func (s *suite) createOther(t *testing.T, ctx context.Context, args []string) {
+	t.Helper()
+	if args == nil {
+		return
+	}
+	s.catalogImages(t, ctx, args[slices.Index(args, "--image")+1])
+	_, err := s.CLI(ctx, append([]string{"create", "--yes"}, args...)...)
+	assert.NilError(t, err)
+}
+
+func (s *suite) removeOther(t *testing.T, ctx context.Context, args []string) {
+	t.Helper()
+	if args != nil {
+		s.removeLeftovers(t, ctx, args[1])
+	}
+}
+
+// removeAll removes what a test of the application makes.
+func (s *suite) removeAll(t *testing.T, ctx context.Context, a catalogued) {
+	t.Helper()
+	s.stopUser(ctx, a)
+	s.removeOther(t, ctx, a.behind)
+	s.removeLeftovers(t, ctx, a.name)
+	s.removeOther(t, ctx, a.before)
 }
 
 func (a catalogued) user() string { return "use-" + a.name }
@@ -184,19 +246,36 @@ func (s *suite) use(t *testing.T, ctx context.Context, a catalogued) {
 		s.answers(t, ctx, a, "created")
 		return
 	}
-	args := []string{
-		"run", "--detach", "--name", a.user(), "--stop-timeout", "1", "--network", a.name + "_default",
-		"--env", "RUN=" + strconv.FormatInt(time.Now().Unix(), 36) + "x",
-		"--mount", "type=bind,readonly,source=" + cluster.StoragePath + "/" + useDir + ",target=/use",
-	}
-	for variable, secret := range a.secrets {
-		value, err := s.secretOf(ctx, a, secret)
-		assert.NilError(t, err)
-		args = append(args, "--env", variable+"="+value)
-	}
+	options, err := s.clientOptions(ctx, a)
+	assert.NilError(t, err)
+	args := append([]string{"run", "--detach", "--name", a.user(), "--stop-timeout", "1", "--env", "RUN=" + strconv.FormatInt(time.Now().Unix(), 36) + "x"}, options...)
 	_, err = s.Docker(ctx, append(args, a.clientImage, "sh", "-c", a.write)...)
 	assert.NilError(t, err)
 	s.writesOn(t, ctx, a)
+}
+
+// clientOptions are those of docker run for a client of the application, in its network.
+func (s *suite) clientOptions(ctx context.Context, a catalogued) ([]string, error) {
+	args := append([]string{
+		"--network", a.name + "_default", "--mount", "type=bind,readonly,source=" + cluster.StoragePath + "/" + useDir + ",target=/use",
+	}, a.clientArgs...)
+	for variable, secret := range a.secrets {
+		value, err := s.secretOf(ctx, a, secret)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, "--env", variable+"="+value)
+	}
+	if a.known != nil {
+		variables, err := a.known(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range variables {
+			args = append(args, "--env", v)
+		}
+	}
+	return args, nil
 }
 
 // secretOf reads a secret where a member has it.
@@ -233,8 +312,10 @@ func (s *suite) stopUser(ctx context.Context, a catalogued) {
 func (s *suite) answers(t *testing.T, ctx context.Context, a catalogued, what string) {
 	t.Helper()
 	assert.NilError(t, product.Until(ctx, 2*time.Minute, a.name+" answers: "+what, func(ctx context.Context) error {
-		_, err := s.Docker(ctx, "run", "--rm", "--network", a.name+"_default",
-			"--mount", "type=bind,readonly,source="+cluster.StoragePath+"/"+useDir+",target=/use", a.clientImage, "sh", "-c", "/use/use "+a.answers)
+		options, err := s.clientOptions(ctx, a)
+		if err == nil {
+			_, err = s.Docker(ctx, append(append([]string{"run", "--rm"}, options...), a.clientImage, "sh", "-c", a.answers)...)
+		}
 		return err
 	}))
 }
