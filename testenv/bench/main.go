@@ -40,6 +40,8 @@ func benchmarks() []benchmark {
 		{name: "failover", run: failover},
 		{name: "lifecycle", run: lifecycle, images: []string{postgresNext, patroniImage, patroniNext}},
 		{name: "join", run: join},
+		{name: "generate", run: generate},
+		{name: "create", run: create, images: createdImages()},
 	}
 }
 
@@ -49,7 +51,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.only, "only", "", "run only these benchmarks, separated by commas: "+strings.Join(names(benchmarks()), ", "))
 	flag.StringVar(&o.write, "write", "", "also write the tables into this `file`, between its markers")
-	flag.IntVar(&o.repeat, "repeat", defaultRepeat, "how often lifecycle and join measure each thing")
+	flag.IntVar(&o.repeat, "repeat", defaultRepeat, "how often lifecycle, join and create measure each thing")
 	flag.StringVar(&o.sizes, "sizes", defaultSizes, "sizes of the databases of join, separated by commas")
 	flag.Parse()
 	if err := run(ctx, o); err != nil {
