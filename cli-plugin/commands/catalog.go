@@ -108,10 +108,20 @@ func (r *catalogRow) Type() string     { return r.app.ID }
 func (r *catalogRow) Aliases() string  { return strings.Join(r.app.Aliases, ",") }
 func (r *catalogRow) Category() string { return r.app.Category }
 func (r *catalogRow) Members() string {
-	if r.app.Members.Min == r.app.Members.Max {
-		return fmt.Sprint(r.app.Members.Min)
+	m := r.app.Members
+	switch {
+	case m.Min == m.Max:
+		return fmt.Sprint(m.Min)
+	case m.Odd:
+		var allowed []string
+		for n := m.Min; n <= m.Max; n++ {
+			if m.Allow(n) {
+				allowed = append(allowed, fmt.Sprint(n))
+			}
+		}
+		return strings.Join(allowed, ",")
 	}
-	return fmt.Sprintf("%d-%d", r.app.Members.Min, r.app.Members.Max)
+	return fmt.Sprintf("%d-%d", m.Min, m.Max)
 }
 func (r *catalogRow) Image() string { return r.app.Image.Default }
 func (r *catalogRow) Origin() string {

@@ -28,7 +28,7 @@ const writers = 2
 // run out nothing of it reaches the volume, and nothing is ever attached twice.
 func TestCutOffNodeNeverWritesBesideItsSuccessor(t *testing.T) {
 	s, ctx := swarm(t)
-	rounds := 12
+	rounds := 8
 	if long() {
 		rounds = 200
 	}
