@@ -131,8 +131,8 @@ func (c *Component) has(port int) bool {
 	return slices.ContainsFunc(c.Ports, func(p Port) bool { return p.Port == port })
 }
 
-// protocolOf is what the application speaks on a port.
-func (a *App) protocolOf(port int) string {
+// ProtocolOf is what the application speaks on a port.
+func (a *App) ProtocolOf(port int) string {
 	for _, p := range a.AllPorts() {
 		if p.Port == port && p.Protocol != "" {
 			return p.Protocol

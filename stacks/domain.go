@@ -35,6 +35,23 @@ func (a *App) webPort() *Port {
 	return nil
 }
 
+const (
+	routerLabels = "traefik.http.routers."
+	ruleLabel    = "rule"
+)
+
+func hostRule(domain string) string { return "Host(`" + domain + "`)" }
+
+// Answers tells whether Traefik sends those who ask for a domain to the service with these labels.
+func Answers(labels map[string]string, domain string) bool {
+	for key, value := range labels {
+		if strings.HasPrefix(key, routerLabels) && strings.HasSuffix(key, "."+ruleLabel) && strings.Contains(value, hostRule(domain)) {
+			return true
+		}
+	}
+	return false
+}
+
 // Label is a label of a service.
 type Label struct{ Key, Value string }
 
@@ -49,11 +66,11 @@ func (d *data) Routes(ports []Port) []Label {
 		if p.Port != web.Port {
 			continue
 		}
-		router := "traefik.http.routers." + d.Name + "."
+		router := routerLabels + d.Name + "."
 		return []Label{
 			{"traefik.enable", "true"},
 			{"traefik.swarm.network", d.via},
-			{router + "rule", "Host(`" + d.domain + "`)"},
+			{router + ruleLabel, hostRule(d.domain)},
 			{router + "entrypoints", "websecure"},
 			{router + "tls", "true"},
 			{"traefik.http.services." + d.Name + ".loadbalancer.server.port", strconv.Itoa(p.Port)},

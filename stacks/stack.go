@@ -327,7 +327,7 @@ func (a *App) data(o Options) (*data, error) {
 		}
 	}
 	for _, p := range o.Publish {
-		one := publication{p, a.protocolOf(p.Target)}
+		one := publication{p, a.ProtocolOf(p.Target)}
 		d.published = append(d.published, one)
 		if !a.OfComponent(p.Target) {
 			d.Publish = append(d.Publish, one)

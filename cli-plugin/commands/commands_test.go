@@ -374,6 +374,7 @@ func TestCreateRefuses(t *testing.T) {
 	}
 	for _, tc := range []struct {
 		doc   string
+		typ   string // postgresql, unless it says another
 		args  []string
 		setup func(*fakeswarm.Client)
 		want  string
@@ -398,6 +399,14 @@ func TestCreateRefuses(t *testing.T) {
 		{doc: "a volume that is not of it", setup: func(d *fakeswarm.Client) {
 			fakeswarm.Put(t, d, store.KindVolume, "pg-2", volume("pg-2", "", nil))
 		}, want: "the volume name pg-2 is taken"},
+		{doc: "a port that is taken", args: []string{"--publish", "5432"}, setup: func(d *fakeswarm.Client) {
+			other := service("web_1", "web", nil)
+			other.Spec.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{{Protocol: "tcp", PublishedPort: 5432, TargetPort: 80}}}
+			d.Services = append(d.Services, other)
+		}, want: "port 5432 of the nodes is taken: service web_1 publishes it\nChoose another one, such as --publish 15432:5432"},
+		{doc: "a domain that is taken", typ: "prometheus", args: []string{"--domain", "metrics.example.org"}, setup: func(d *fakeswarm.Client) {
+			d.Services = append(d.Services, service("web_1", "web", map[string]string{"traefik.http.routers.web.rule": "Host(`metrics.example.org`)"}))
+		}, want: "the domain metrics.example.org is taken: service web_1 answers there\nChoose another --domain"},
 		{doc: "beyond free space", args: []string{"--volume-size", "40GiB"}, want: "3 volumes of 40GiB are asked for, 2 fit"},
 		{doc: "network missing", args: []string{"--network", "apps"}, want: "docker network create --driver overlay --attachable apps"},
 		{doc: "image that cannot be pulled", args: []string{"--image", "postgres:17.99"}, setup: func(d *fakeswarm.Client) {
@@ -425,7 +434,11 @@ func TestCreateRefuses(t *testing.T) {
 			}
 			deployer := &fakeDeployer{t: t, docker: docker}
 			s := session{docker: docker}
-			err := s.create(t, deployer, append([]string{"postgresql", "pg"}, tc.args...)...)
+			typ := "postgresql"
+			if tc.typ != "" {
+				typ = tc.typ
+			}
+			err := s.create(t, deployer, append([]string{typ, "pg"}, tc.args...)...)
 			assert.ErrorContains(t, err, tc.want)
 			assert.Equal(t, len(deployer.deploys)+len(docker.Secrets), 0, "nothing is made")
 			assert.Assert(t, !strings.Contains(strings.Join(docker.Records(), " "), "openmanage.operation."), "nothing is claimed")

@@ -186,6 +186,12 @@ func (c *creation) lookForName(ctx context.Context, docker client.APIClient) err
 		case serviceOf(name, s.Spec.Name, c.options.Members):
 			return fmt.Errorf("the service name %s is taken by another service\nChoose another name than %s", s.Spec.Name, name)
 		}
+		if err := c.lookForPorts(s); err != nil {
+			return err
+		}
+		if domain := c.options.Domain; domain != "" && !inStack && stacks.Answers(s.Spec.Labels, domain) {
+			return fmt.Errorf("the domain %s is taken: service %s answers there\nChoose another --domain", domain, s.Spec.Name)
+		}
 	}
 	for _, s := range c.services {
 		if t := s.Spec.Labels[api.LabelType]; t != c.app.ID {
@@ -193,6 +199,30 @@ func (c *creation) lookForName(ctx context.Context, docker client.APIClient) err
 		}
 	}
 	return nil
+}
+
+// lookForPorts refuses a port that another service publishes. Swarm would accept the stack, and
+// leave the tasks that find no node without it pending.
+func (c *creation) lookForPorts(s swarm.Service) error {
+	if s.Spec.EndpointSpec == nil || s.Spec.Labels[stackdeploy.NamespaceLabel] == c.options.Name {
+		return nil
+	}
+	for _, taken := range s.Spec.EndpointSpec.Ports {
+		for _, p := range c.options.Publish {
+			if int(taken.PublishedPort) == p.Published && string(taken.Protocol) == c.app.ProtocolOf(p.Target) {
+				return fmt.Errorf("port %d of the nodes is taken: service %s publishes it\nChoose another one, such as --publish %d:%d", p.Published, s.Spec.Name, otherPort(p.Published), p.Target)
+			}
+		}
+	}
+	return nil
+}
+
+// otherPort is one that people recognize: 15432 for 5432.
+func otherPort(port int) int {
+	if port+10000 <= 65535 {
+		return port + 10000
+	}
+	return port - 10000
 }
 
 func serviceOf(application, service string, members int) bool {
