@@ -2,13 +2,16 @@ package stacks
 
 import (
 	"bytes"
+	"fmt"
 	"io/fs"
+	"os"
 	"path"
 	"strings"
 	"testing"
 	"testing/fstest"
 
 	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
 	"gotest.tools/v3/golden"
 )
 
@@ -78,6 +81,21 @@ func TestEveryTypeIsFitForTheCatalog(t *testing.T) {
 func TestLintOfAPlainType(t *testing.T) {
 	app := strings.Replace(plainApp, "command: [web]", "command: [sh, -c, 'echo $HOME']\nresources: {memory: 256MiB}", 1)
 	assert.Equal(t, lintOf(Source{App: app, Template: plainTemplate}), "")
+}
+
+// What the documentation shows is fit, and as short as it says.
+func TestLintOfTheDocumentedExample(t *testing.T) {
+	const dir = "../docs/examples/site/"
+	app, err := os.ReadFile(dir + "app.yaml")
+	assert.NilError(t, err)
+	template, err := os.ReadFile(dir + "stack.yaml.tmpl")
+	assert.NilError(t, err)
+	assert.Equal(t, lintOf(Source{App: string(app), Template: string(template)}), "")
+	page, err := os.ReadFile("../docs/catalog.md")
+	assert.NilError(t, err)
+	lines := strings.Count(string(app)+string(template), "\n")
+	assert.Check(t, lines <= 40)
+	assert.Check(t, is.Contains(string(page), fmt.Sprintf("is %d lines", lines)))
 }
 
 // All that is wrong is said at once, a line each, with its place.

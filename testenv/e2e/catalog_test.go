@@ -39,6 +39,8 @@ type catalogued struct {
 	answers    string
 	clientArgs []string
 	known      func(ctx context.Context, s *suite) ([]string, error)
+	// add is the folder of a type that does not come with OpenManage.
+	add string
 	// source is something outside of the Swarm that the application uses, and the options of
 	// create for that.
 	source func(t *testing.T, s *suite) []string
@@ -95,6 +97,10 @@ func catalogueds() []catalogued {
 			typ: "clamav-mirror", name: "av", image: "openmanage/clamav-mirror:1.0", next: "openmanage/clamav-mirror:1.0.99", members: 1, create: []string{"--volume-size", "256MiB"},
 			source: signatures, set: "update_hours=6", clientImage: "debian:trixie-slim", answers: "/use/use get http://av-1:8080/ && /use/use get http://av-1:8080/house.hdb", only: true,
 		},
+		{
+			typ: "site", name: "www", add: "../../docs/examples/site", image: "nginx:1.26", next: "nginx:1.26.99", members: 2, create: []string{"--replicas", "2", "--volume-size", "64MiB"},
+			set: "listing=on", clientImage: "debian:trixie-slim", answers: "/use/use get http://www-1:8080/healthz && /use/use get http://www-2:8080/healthz", only: true,
+		},
 	}
 }
 
@@ -122,6 +128,10 @@ func TestCatalogApplications(t *testing.T) {
 			})
 			if a.source != nil {
 				a.create = append(a.create, a.source(t, s)...)
+			}
+			if a.add != "" {
+				_, err := s.CLI(ctx, "catalog", "add", a.add)
+				assert.NilError(t, err)
 			}
 			s.createOther(t, ctx, a.before)
 			args := append([]string{"create", a.typ, a.name, "--image", a.image, "--yes"}, a.create...)
@@ -232,6 +242,9 @@ func (s *suite) removeAll(t *testing.T, ctx context.Context, a catalogued) {
 	s.removeOther(t, ctx, a.behind)
 	s.removeLeftovers(t, ctx, a.name)
 	s.removeOther(t, ctx, a.before)
+	if a.add != "" {
+		_, _ = s.CLI(ctx, "catalog", "rm", a.typ) // it may not be there
+	}
 }
 
 func (a catalogued) user() string { return "use-" + a.name }

@@ -16,6 +16,7 @@ func catalogRecipes() map[string]Recipe {
 		"traefik:v3.5": traefikRecipe, "traefik:v3.5.99": traefikRecipe,
 		"linuxserver/wireguard:1.0.20250521": wireguardRecipe, "linuxserver/wireguard:1.0.99": wireguardRecipe,
 		"openmanage/clamav-mirror:1.0": clamavMirrorRecipe, "openmanage/clamav-mirror:1.0.99": clamavMirrorRecipe,
+		"nginx:1.26": nginxRecipe, "nginx:1.26.99": nginxRecipe,
 		"prom/prometheus:v3.5.0": prometheusRecipe, "prom/prometheus:v3.5.99": prometheusRecipe,
 	} {
 		_, tag, _ := strings.Cut(name, ":")
@@ -89,6 +90,18 @@ func prometheusRecipe(version string) Recipe {
 			"USER nobody", "WORKDIR /prometheus", "VOLUME /prometheus", "EXPOSE 9090",
 			`ENTRYPOINT ["/bin/prometheus"]`,
 			`CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]`,
+		},
+	}
+}
+
+func nginxRecipe(version string) Recipe {
+	return Recipe{
+		Name: "nginx", Suite: "trixie", Variant: "minbase",
+		Packages: []string{"nginx-light"},
+		After:    []string{dropDocumentation},
+		Config: []string{
+			"ENV PATH=" + defaultPath, "LABEL org.opencontainers.image.version=" + version,
+			"EXPOSE 80", `CMD ["nginx", "-g", "daemon off;"]`,
 		},
 	}
 }
