@@ -100,6 +100,9 @@ func (o *applicationOptions) resolve(ctx context.Context, dockerCLI command.Cli,
 		}
 		result.Parameters[key] = value
 	}
+	if err := takeParameters(app, flags, result.Parameters); err != nil {
+		errs = append(errs, err)
+	}
 	if len(o.images) > 0 {
 		result.Images = map[string]string{}
 	}
