@@ -35,6 +35,14 @@ func (a *App) webPort() *Port {
 	return nil
 }
 
+// URL is where browsers reach the application by --domain, for a server that has to know; "" without it.
+func (d *data) URL() string {
+	if d.domain == "" {
+		return ""
+	}
+	return "https://" + d.domain
+}
+
 // Label is a label of a service.
 type Label struct{ Key, Value string }
 
