@@ -118,7 +118,7 @@ func (o *applicationOptions) resolve(ctx context.Context, dockerCLI command.Cli,
 		errs = append(errs, err)
 	}
 	result = app.Complete(result)
-	return app, result, errors.Join(append(errs, app.Check(result))...)
+	return app.For(result), result, errors.Join(append(errs, app.Check(result))...)
 }
 
 // application reads an application's record, or says what there is instead.

@@ -96,6 +96,12 @@ func showType(out io.Writer, app *stacks.App) {
 		if c.DockerSocket {
 			where += ", on managers, with Docker's socket"
 		}
+		if c.NodeSocket {
+			where += ", with the Docker socket of its node"
+		}
+		if c.When != "" {
+			where += fmt.Sprintf(", only with --set %s=on", c.When)
+		}
 		image := "image " + c.Image
 		if c.Own {
 			image = "OpenManage's own image"

@@ -24,6 +24,7 @@ func TestParametersAreOptions(t *testing.T) {
 		{"a switch before the type", "--log-connections postgresql pg", `"log_connections":"on"`},
 		{"a switch that is off", "postgresql pg --jit=false", `"jit":"off"`},
 		{"a switch as --set spells it", "postgresql pg --jit=off", `"jit":"off"`},
+		{"a component on request", "graylog gl --ship-logs", "\n  shipper: # what sends"},
 		{"what every type has", "etcd et --alert-disk 70", "openmanage.alert.disk: '70'"},
 	} {
 		t.Run(tc.doc, func(t *testing.T) {
@@ -87,6 +88,18 @@ func TestHelpAndCompletionKnowParameters(t *testing.T) {
 		assert.NilError(t, root.ExecuteContext(t.Context()))
 		assert.Check(t, is.Contains(s.out.String(), want), words)
 	}
+}
+
+// A component that a parameter leaves out is no matter of the application's.
+func TestComponentsOnRequest(t *testing.T) {
+	s := session{}
+	assert.NilError(t, s.run(t, "generate", "graylog", "gl"))
+	assert.Assert(t, !strings.Contains(s.out.String(), "shipper"))
+	err := s.run(t, "generate", "graylog", "gl", "--component-image", "shipper=vector:1")
+	assert.ErrorContains(t, err, "--component-image shipper: that component is there only with --set ship_logs=on")
+	s = session{}
+	assert.NilError(t, s.run(t, "catalog", "show", "graylog"))
+	assert.Check(t, is.Contains(s.out.String(), "NAME-shipper, what sends the logs of its node's containers to Graylog (one on each node, with the Docker socket of its node, only with --set ship_logs=on, "))
 }
 
 // What create and generate have is what a parameter cannot be called.
