@@ -1,6 +1,7 @@
 package commands
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -36,7 +37,7 @@ func AddParameterFlags(root *cobra.Command, args []string) {
 		}
 	}
 	cmd.Flags().SortFlags = false // the type's come last
-	cmd.Long += fmt.Sprintf("\n\nThe options from --%s on are the parameters of %s.", flags[0].Name, app.ID)
+	cmd.Long = cmp.Or(cmd.Long, cmd.Short) + fmt.Sprintf("\n\nThe options from --%s on are the parameters of %s.", flags[0].Name, app.ID)
 }
 
 // called is the command with parameters that args call, with the words that follow it; nil if it is another.

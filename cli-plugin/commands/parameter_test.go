@@ -42,6 +42,7 @@ func TestOptionsOfParametersRefuse(t *testing.T) {
 		{"a slip of the pen", "zabbix zb --cach-size 64M", "unknown flag: --cach-size; did you mean --cache-size?"},
 		{"a slip in an option of create's own", "zabbix zb --replica 1", "did you mean --replicas?"},
 		{"another type's", "etcd et --cache-size 64M", "unknown flag: --cache-size"},
+		{"a value that is called like a type", "--cache-size zabbix etcd et", "--cache-size: it is an option of zabbix, not of etcd\nGive the type before its options"},
 		{"an unknown type", "zabix zb --cache-size 64M", "zabix is no type that comes with OpenManage"},
 		{"no type", "--cache-size 64M", "Options of a type need the type: TYPE NAME --OPTION"},
 		{"an unknown option before the type", "--engine x zabbix zb --cache-size 64M", "unknown flag: --engine"},
@@ -73,6 +74,9 @@ func TestHelpAndCompletionKnowParameters(t *testing.T) {
 	for _, want := range []string{"The options from --cache-size on are the parameters of zabbix.", "--cache-size text", "(default 32M)", "--start-pollers integer"} {
 		assert.Check(t, is.Contains(s.out.String(), want))
 	}
+	s = session{}
+	assert.NilError(t, s.run(t, "generate", "etcd", "--help"))
+	assert.Check(t, is.Contains(s.out.String(), "Print an application's stack"))
 	for words, want := range map[string]string{
 		"create zabbix --cach":               "--cache-size\tMemory",
 		"create zabbix zb --cach":            "--cache-size\tMemory",
