@@ -35,10 +35,21 @@ func TestEveryTypeGenerates(t *testing.T) {
 	})
 }
 
+// everything are options with which all components are there.
+func everything(app *App) Options {
+	o := Options{Name: "app", Parameters: map[string]string{}}
+	for _, c := range app.Components {
+		if c.When != "" {
+			o.Parameters[c.When] = "on"
+		}
+	}
+	return o
+}
+
 // What an operator expects of each service, whoever wrote its type.
 func TestEveryServiceIsFitForProduction(t *testing.T) {
 	each(t, func(t *testing.T, app *App) {
-		stack, err := app.Generate(Options{Name: "app"})
+		stack, err := app.Generate(everything(app))
 		assert.NilError(t, err)
 		assert.Equal(t, len(stack.Config.Services), app.Members.Default+len(app.Components))
 		assert.Equal(t, len(app.checkServices(stack.Config)), 0, "%v", app.checkServices(stack.Config))

@@ -76,6 +76,7 @@ type App struct {
 	Added *Added `yaml:"-" json:"added,omitempty"`
 
 	template, common string
+	leftOut          []Component // by parameters (For)
 }
 
 // Plain tells whether the type has no engine: its members are equals.

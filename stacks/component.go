@@ -19,6 +19,10 @@ type Component struct {
 	Own bool `yaml:"own" json:"own,omitempty"`
 	// DockerSocket: it asks Docker what there is, as members with the same field do.
 	DockerSocket bool `yaml:"docker_socket" json:"dockerSocket,omitempty"`
+	// NodeSocket: it asks the Docker of the node that it runs on, a worker's too, about the containers there.
+	NodeSocket bool `yaml:"node_socket" json:"nodeSocket,omitempty"`
+	// When is the boolean parameter that says whether the component is there; "": it always is.
+	When string `yaml:"when" json:"when,omitempty"`
 	// Command replaces the image's own, if it is there. Its entrypoint stays.
 	Command []string `yaml:"command" json:"command,omitempty"`
 	// User is the image's own, UID:GID; "": what the image says.
@@ -100,10 +104,46 @@ func (c *Component) validate(a *App, check func(ok bool, format string, args ...
 	}
 	check(len(c.Health.Test) > 1, where+"health.test is missing")
 	check(!c.Global || c.Replicas == 0, where+"global and replicas exclude each other")
+	check(!c.DockerSocket || !c.NodeSocket, where+"docker_socket, that of managers, and node_socket exclude each other")
+	check(c.When == "" || a.isSwitch(c.When), where+"when %s: expected a parameter of type boolean", c.When)
 	check(c.Resources.Memory > 0, where+"resources.memory is missing")
 	for _, s := range c.Secrets {
 		check(a.hasSecret(s), where+"secret %s is neither the application's nor of what it needs", s)
 	}
+}
+
+// isSwitch tells whether a name is that of a boolean parameter.
+func (a *App) isSwitch(name string) bool {
+	p, err := a.Parameter(name)
+	return err == nil && p.Type == "boolean"
+}
+
+// For is the type as an application with these options has it: without the components that its
+// parameters leave out.
+func (a *App) For(o Options) *App {
+	leftOut := func(c Component) bool {
+		if c.When == "" {
+			return false
+		}
+		value, set := o.Parameters[c.When]
+		if p, err := a.Parameter(c.When); err == nil && !set {
+			value = p.Default
+		}
+		return value != "on"
+	}
+	if !slices.ContainsFunc(a.Components, leftOut) {
+		return a
+	}
+	made := *a
+	made.Components = nil
+	for _, c := range a.Components {
+		if leftOut(c) {
+			made.leftOut = append(made.leftOut, c)
+		} else {
+			made.Components = append(made.Components, c)
+		}
+	}
+	return &made
 }
 
 // RunsOwn tells whether a component runs OpenManage's own image.
@@ -172,7 +212,7 @@ func (c *componentData) UID() string {
 	return uid
 }
 
-// Component is the one of a name, for the template "component".
+// Component is the one of a name, for the template "component"; nil if the parameters leave it out.
 func (d *data) Component(name string) (*componentData, error) {
 	for _, c := range d.App.Components {
 		if c.Name != name {
@@ -189,6 +229,9 @@ func (d *data) Component(name string) (*componentData, error) {
 			}
 		}
 		return made, nil
+	}
+	if slices.ContainsFunc(d.App.leftOut, func(c Component) bool { return c.Name == name }) {
+		return nil, nil
 	}
 	return nil, fmt.Errorf("%s has no component %q", d.App.ID, name)
 }

@@ -52,6 +52,14 @@ func Answers(labels map[string]string, domain string) bool {
 	return false
 }
 
+// URL is where browsers reach the application by --domain, for a server that has to know; "" without it.
+func (d *data) URL() string {
+	if d.domain == "" {
+		return ""
+	}
+	return "https://" + d.domain
+}
+
 // Label is a label of a service.
 type Label struct{ Key, Value string }
 

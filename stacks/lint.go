@@ -334,7 +334,7 @@ func (l *linter) template(app *App, source Source) {
 	*app = *full
 	for i := range app.Parameters {
 		p := &app.Parameters[i]
-		used := p.Label != "" || strings.Contains(source.Template, strconv.Quote(p.Name))
+		used := p.Label != "" || slices.ContainsFunc(app.Components, func(c Component) bool { return c.When == p.Name }) || strings.Contains(source.Template, strconv.Quote(p.Name))
 		l.add(used || !app.Plain(), "parameters "+p.Name, fmt.Sprintf(`parameter %s: the template does not use it; write [[ .Set %q ]] where it belongs`, p.Name, p.Name))
 	}
 	for _, n := range someMembers(app.Members) {

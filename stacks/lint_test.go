@@ -47,8 +47,10 @@ func builtinSource(t *testing.T, id string) Source {
 var builtinDemands = map[string]string{
 	"artifactory": "demand foreign-network: network example-db_default\ndemand foreign-secret: secret example-db_superuser-password\n",
 	"grafana":     "demand foreign-network: network example-prometheus_default\n",
-	"graylog": "demand foreign-network: network example-mongodb_default\ndemand foreign-network: network example-search_default\n" +
-		"demand foreign-secret: secret example-mongodb_root-password\n",
+	"graylog": "demand docker-socket: service shipper: mount at /var/run/docker.sock: /var/run/docker.sock\n" +
+		"demand foreign-network: network example-mongodb_default\ndemand foreign-network: network example-search_default\n" +
+		"demand foreign-secret: secret example-mongodb_root-password\n" +
+		"demand global: service shipper: mode global\n",
 	"logstash":  "demand foreign-network: network example-search_default\ndemand foreign-secret: secret example-search_elastic-password\n",
 	"rundeck":   "demand foreign-network: network example-db_default\ndemand foreign-secret: secret example-db_superuser-password\n",
 	"wireguard": "demand capabilities: members: cap_add NET_ADMIN\ndemand sysctls: members: sysctl net.ipv4.ip_forward=1\n",

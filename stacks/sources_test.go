@@ -60,7 +60,7 @@ func TestWhatStacksTakeForTrueHasASource(t *testing.T) {
 // factsOf collects them from a stack in which all that can be left out is there.
 func factsOf(t *testing.T, app *App) map[fact]bool {
 	t.Helper()
-	o := Options{Name: "app", Parameters: map[string]string{}}
+	o := everything(app)
 	for _, p := range app.Parameters {
 		const address = "https://app.example.com"
 		if p.Type == "text" && p.Default == "" && p.Label == "" && regexp.MustCompile(p.Pattern).MatchString(address) && app.Plain() {
@@ -187,7 +187,7 @@ func TestSwarmFindsOnlyItsPlaceholders(t *testing.T) {
 
 func generated(t *testing.T, app *App) types.Services {
 	t.Helper()
-	stack, err := app.Generate(Options{Name: "app"})
+	stack, err := app.Generate(everything(app))
 	assert.NilError(t, err)
 	return stack.Config.Services
 }

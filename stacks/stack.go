@@ -180,6 +180,7 @@ func (a *App) Complete(o Options) Options {
 
 // Check says what is wrong with completed options, all of it at once, or nil.
 func (a *App) Check(o Options) error {
+	a = a.For(o)
 	errs := []error{api.ValidateApplicationName(o.Name)}
 	refuse := func(format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%w "+format, append([]any{ErrOption}, args...)...))
@@ -216,7 +217,9 @@ func (a *App) Check(o Options) error {
 		errs = append(errs, err)
 	}
 	for _, name := range sortedKeys(o.Images) {
-		if !slices.ContainsFunc(a.Components, func(c Component) bool { return c.Name == name }) {
+		if i := slices.IndexFunc(a.leftOut, func(c Component) bool { return c.Name == name }); i >= 0 {
+			refuse("--component-image %s: that component is there only with --set %s=on", name, a.leftOut[i].When)
+		} else if !slices.ContainsFunc(a.Components, func(c Component) bool { return c.Name == name }) {
 			refuse("--component-image %s: %s has no component of that name%s", name, a.ID, list("; it has ", a.componentNames()))
 		} else if _, err := reference.ParseNormalizedNamed(o.Images[name]); err != nil {
 			refuse("--component-image %s=%s: %v", name, o.Images[name], err)
@@ -273,6 +276,7 @@ func (a *App) checkImage(image string) error {
 // `docker stack deploy` check it. The same options give the same bytes.
 func (a *App) Generate(o Options) (*Stack, error) {
 	o = a.Complete(o)
+	a = a.For(o)
 	if err := a.Check(o); err != nil {
 		return nil, err
 	}

@@ -100,6 +100,9 @@ func (o *applicationOptions) resolve(ctx context.Context, dockerCLI command.Cli,
 		}
 		result.Parameters[key] = value
 	}
+	if err := takeParameters(app, flags, result.Parameters); err != nil {
+		errs = append(errs, err)
+	}
 	if len(o.images) > 0 {
 		result.Images = map[string]string{}
 	}
@@ -115,7 +118,7 @@ func (o *applicationOptions) resolve(ctx context.Context, dockerCLI command.Cli,
 		errs = append(errs, err)
 	}
 	result = app.Complete(result)
-	return app, result, errors.Join(append(errs, app.Check(result))...)
+	return app.For(result), result, errors.Join(append(errs, app.Check(result))...)
 }
 
 // application reads an application's record, or says what there is instead.

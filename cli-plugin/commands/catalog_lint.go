@@ -28,6 +28,10 @@ stack.yaml.tmpl, and what it would reach beyond itself. No daemon is asked.`,
 				return err
 			}
 			fmt.Fprintf(dockerCLI.Out(), "%s is fit for the catalog\n", app.ID)
+			_, without := app.Flags()
+			for _, note := range without {
+				fmt.Fprintln(dockerCLI.Out(), note)
+			}
 			sayDemands(dockerCLI.Out(), app, demands)
 			return nil
 		},

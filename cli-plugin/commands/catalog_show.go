@@ -41,12 +41,25 @@ func runCatalogShow(ctx context.Context, dockerCLI command.Cli, name, format str
 	}
 	out := dockerCLI.Out()
 	showType(out, app)
-	fmt.Fprintln(out, "\nParameters (--set KEY=VALUE):")
+	fmt.Fprintf(out, "\nParameters (%s):\n", howToSet(app))
 	rows := make([]*parameterRow, 0, len(app.Parameters))
 	for i := range app.Parameters {
 		rows = append(rows, &parameterRow{p: &app.Parameters[i]})
 	}
 	return writeTable(dockerCLI, format, `{{.Key}}\t{{.Values}}\t{{.Default}}\t{{.Restart}}\t{{.Description}}`, "", newParameterRow(), rows)
+}
+
+// howToSet says how create takes parameters: those of types that were added are no options (AddParameterFlags).
+func howToSet(app *stacks.App) string {
+	flags, without := app.Flags()
+	if app.Added != nil {
+		return "--set KEY=VALUE"
+	}
+	said := fmt.Sprintf("--set KEY=VALUE, or options such as --%s", flags[0].Name)
+	for _, one := range without {
+		said += "; " + one
+	}
+	return said
 }
 
 // showType prints what is to be known before an application of the type is created.
@@ -82,6 +95,12 @@ func showType(out io.Writer, app *stacks.App) {
 		}
 		if c.DockerSocket {
 			where += ", on managers, with Docker's socket"
+		}
+		if c.NodeSocket {
+			where += ", with the Docker socket of its node"
+		}
+		if c.When != "" {
+			where += fmt.Sprintf(", only with --set %s=on", c.When)
 		}
 		image := "image " + c.Image
 		if c.Own {

@@ -64,7 +64,9 @@ func (s *session) cli() command.Cli {
 func (s *session) run(t *testing.T, args ...string) error {
 	t.Helper()
 	root := s.root()
-	root.SetArgs(append([]string{"openmanage"}, args...))
+	args = append([]string{"openmanage"}, args...)
+	AddParameterFlags(root.Commands()[0], args)
+	root.SetArgs(args)
 	return root.ExecuteContext(t.Context())
 }
 

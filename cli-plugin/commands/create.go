@@ -48,7 +48,8 @@ func createCommand(dockerCLI command.Cli) *cobra.Command {
 		Long: `Create an application: its secrets and its stack, and wait until every member
 is healthy. What it needs, such as a database, is created along, or is an application
 that exists already (--use). Run again after a failure, it goes on where it stopped.
-Without a name it is called as its type is.`,
+Without a name it is called as its type is. 'create TYPE --help' lists the parameters
+of the type too.`,
 		Example: `  docker openmanage create postgresql pg --replicas 3 --volume-size 10GiB
   docker openmanage create postgresql pg --set max_connections=200
   docker openmanage create zabbix --use postgresql=pg --publish 8080`,

@@ -122,5 +122,5 @@ func planAlong(ctx context.Context, dockerCLI command.Cli, n stacks.Need, u stac
 		parameters = map[string]string{}
 	}
 	options := app.Complete(stacks.Options{Name: u.Name, Members: n.Members, Image: n.Image, Parameters: parameters})
-	return &creation{app: app, options: options}, app.Check(options)
+	return &creation{app: app.For(options), options: options}, app.Check(options)
 }

@@ -2,6 +2,8 @@
 package main
 
 import (
+	"os"
+
 	"github.com/docker/cli/cli-plugins/metadata"
 	"github.com/docker/cli/cli-plugins/plugin"
 	"github.com/docker/cli/cli/command"
@@ -13,7 +15,11 @@ import (
 
 func main() {
 	plugin.Run(
-		func(dockerCLI command.Cli) *cobra.Command { return commands.New(dockerCLI, version.Version) },
+		func(dockerCLI command.Cli) *cobra.Command {
+			cmd := commands.New(dockerCLI, version.Version)
+			commands.AddParameterFlags(cmd, os.Args[1:])
+			return cmd
+		},
 		metadata.Metadata{
 			SchemaVersion: "0.1.0",
 			Vendor:        "OpenManage",
