@@ -14,6 +14,7 @@ import (
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
 
+	"github.com/openmanage/openmanage/internal/api"
 	"github.com/openmanage/openmanage/testenv/cluster"
 	"github.com/openmanage/openmanage/testenv/host"
 	"github.com/openmanage/openmanage/testenv/product"
@@ -35,7 +36,11 @@ type catalogued struct {
 	// answers, where there is nothing to write, is a command of testenv/use that ends well if
 	// the application does what it is for.
 	answers string
-	only    bool // with make test-catalog
+	// components is how many services there are beside the members, and images are those of them
+	// that do not run OpenManage's own.
+	components int
+	images     []string
+	only       bool // with make test-catalog
 }
 
 func catalogueds() []catalogued {
@@ -63,7 +68,11 @@ func catalogueds() []catalogued {
 		},
 		{
 			typ: "prometheus", name: "prom", image: "prom/prometheus:v3.5.0", next: "prom/prometheus:v3.5.99", members: 1, create: []string{"--volume-size", "256MiB", "--memory", "512MiB"},
-			set: "scrape_interval=5s", clientImage: "debian:trixie-slim", answers: "get http://prom-1:9090/api/v1/query?query=up", only: true,
+			set: "scrape_interval=5s", clientImage: "debian:trixie-slim", components: 2, images: []string{"prom/node-exporter:v1.9.1"},
+			// Of this moment: Prometheus answers with what it has kept for five minutes.
+			answers: "find 'http://prom-1:9090/api/v1/query?query=count_over_time(openmanage_node_ready[30s])' '\"node\":\"' && " +
+				"/use/use find 'http://prom-1:9090/api/v1/query?query=count_over_time(node_load1[30s])' '\"node\":\"'",
+			only: true,
 		},
 		{
 			typ: "ntp", name: "time", image: "cturra/ntp:latest", next: "cturra/ntp:next", members: 2,
@@ -84,7 +93,7 @@ func TestCatalogApplications(t *testing.T) {
 				t.Skip("with make test-catalog")
 			}
 			s, ctx := swarm(t)
-			s.catalogImages(t, ctx, a.image, a.next, a.clientImage)
+			s.catalogImages(t, ctx, append([]string{a.image, a.next, a.clientImage}, a.images...)...)
 			s.removeLeftovers(t, ctx, a.name)
 			t.Cleanup(func() {
 				ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
@@ -119,7 +128,7 @@ func TestCatalogApplications(t *testing.T) {
 			_, stderr, err := s.Input(ctx, strings.NewReader(stack), "stack", "deploy", "--detach", "--compose-file", "-", a.name)
 			assert.NilError(t, err, stderr)
 			assert.NilError(t, product.Until(ctx, 3*time.Minute, "the edited stack in all members", func(ctx context.Context) error {
-				out, err := s.Docker(ctx, "stack", "services", a.name, "--format", "{{.Name}}")
+				out, err := s.Docker(ctx, "stack", "services", a.name, "--filter", "label="+api.LabelMember, "--format", "{{.Name}}")
 				if err != nil {
 					return err
 				}
@@ -283,7 +292,7 @@ func (s *suite) writesOn(t *testing.T, ctx context.Context, a catalogued) {
 // acknowledged is missing.
 func (s *suite) keeps(t *testing.T, ctx context.Context, a catalogued, what string) {
 	t.Helper()
-	_, err := s.WaitHealthy(ctx, a.name, a.members, 3*time.Minute)
+	_, err := s.WaitHealthy(ctx, a.name, a.members+a.components, 3*time.Minute)
 	assert.NilError(t, err, what)
 	if a.answers != "" {
 		s.answers(t, ctx, a, what)
@@ -315,7 +324,7 @@ func (s *suite) killUnder(t *testing.T, ctx context.Context, a catalogued) {
 	members, err := s.Members(ctx, a.name)
 	assert.NilError(t, err)
 	var victim product.Member
-	for _, m := range members {
+	for _, m := range members[:a.members] {
 		if m.Node != s.Via.Name {
 			victim = m
 		}

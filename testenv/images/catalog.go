@@ -17,6 +17,7 @@ func catalogRecipes() map[string]Recipe {
 		"linuxserver/wireguard:1.0.20250521": wireguardRecipe, "linuxserver/wireguard:1.0.99": wireguardRecipe,
 		"openmanage/clamav-mirror:1.0": clamavMirrorRecipe, "openmanage/clamav-mirror:1.0.99": clamavMirrorRecipe,
 		"prom/prometheus:v3.5.0": prometheusRecipe, "prom/prometheus:v3.5.99": prometheusRecipe,
+		"prom/node-exporter:v1.9.1": nodeExporterRecipe, "prom/node-exporter:v1.9.99": nodeExporterRecipe,
 	} {
 		_, tag, _ := strings.Cut(name, ":")
 		recipes[name] = recipe(tag)
@@ -89,6 +90,19 @@ func prometheusRecipe(version string) Recipe {
 			"USER nobody", "WORKDIR /prometheus", "VOLUME /prometheus", "EXPOSE 9090",
 			`ENTRYPOINT ["/bin/prometheus"]`,
 			`CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]`,
+		},
+	}
+}
+
+// nodeExporterRecipe has wget for the health check, which the official image has from busybox.
+func nodeExporterRecipe(version string) Recipe {
+	return Recipe{
+		Name: "node-exporter", Suite: "trixie", Variant: "minbase",
+		Packages: []string{"prometheus-node-exporter", "wget"},
+		After:    []string{`ln -s prometheus-node-exporter "$1/usr/bin/node_exporter"`, dropDocumentation},
+		Config: []string{
+			"ENV PATH=" + defaultPath, "LABEL org.opencontainers.image.version=" + version,
+			"USER nobody", "EXPOSE 9100", `ENTRYPOINT ["/bin/node_exporter"]`,
 		},
 	}
 }
