@@ -41,7 +41,9 @@ func served(t *testing.T) map[string][]string {
 	for line := range strings.Lines(page.Body.String()) {
 		if m := regexp.MustCompile(`^(\w+){(.*)} `).FindStringSubmatch(line); m != nil {
 			for _, label := range regexp.MustCompile(`(\w+)="`).FindAllStringSubmatch(m[2], -1) {
-				metrics[m[1]] = append(metrics[m[1]], label[1])
+				if !slices.Contains(metrics[m[1]], label[1]) {
+					metrics[m[1]] = append(metrics[m[1]], label[1])
+				}
 			}
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -35,11 +36,12 @@ type Server struct {
 	Targets func(context.Context) ([]Target, error) // nil: there are none
 	Log     hclog.Logger
 
-	mu    sync.Mutex
-	at    time.Time // of state and err
+	good atomic.Bool // something could be read once
+
+	mu    sync.Mutex // held while it is read
+	at    time.Time  // of state and err
 	state State
 	err   error
-	good  bool   // all that has to work has worked once
 	told  string // what was logged last
 }
 
@@ -104,7 +106,9 @@ func (s *Server) read(ctx context.Context) (State, error) {
 	defer cancel()
 	s.state, s.err = s.State(ctx)
 	s.at = time.Now()
-	s.good = s.good || s.err == nil
+	if s.err == nil {
+		s.good.Store(true)
+	}
 	s.tell()
 	return s.state, s.err
 }
@@ -133,12 +137,10 @@ func (s *Server) tell() {
 	}
 }
 
-// healthy: a Swarm without a quorum is no reason to end the one who tells of it.
+// healthy: a Swarm without a quorum is no reason to end the one who tells of it. So this does not
+// wait for what is being read either.
 func (s *Server) healthy(ctx context.Context) error {
-	s.mu.Lock()
-	good := s.good
-	s.mu.Unlock()
-	if good {
+	if s.good.Load() {
 		return nil
 	}
 	_, err := s.read(ctx)

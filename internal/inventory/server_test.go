@@ -98,6 +98,7 @@ func TestMetricsOfWhatCannotBeRead(t *testing.T) {
 			}
 			assert.Equal(t, strings.Contains(body, `openmanage_member_info{application="pg",member="pg-1"`), tc.members)
 			assert.Equal(t, strings.Contains(body, `state="running"`), tc.healthy)
+			assert.Equal(t, strings.Contains(body, "openmanage_member_healthy{"), tc.healthy, "nor is what was recorded as unhealthy")
 			for _, metric := range []string{"healthy", "primary"} {
 				assert.Equal(t, strings.Contains(body, "openmanage_member_"+metric+`{application="pg",member="pg-1",type="postgresql"} 1`), tc.healthy, metric)
 			}
@@ -161,8 +162,13 @@ func TestHealth(t *testing.T) {
 	err = nil
 	assert.Equal(t, ask(), http.StatusOK)
 	err = errors.New("no leader")
+	s.at = s.at.Add(-fresh)
 	_, _, _ = page(t, s, "/metrics")
 	assert.Equal(t, ask(), http.StatusOK)
+	s.mu.Lock() // as while Docker does not answer
+	defer s.mu.Unlock()
+	code, _, _ := page(t, s, "/healthz")
+	assert.Equal(t, code, http.StatusOK)
 }
 
 // Many who ask at once cost one read, and one who goes away takes nothing from the others.

@@ -61,7 +61,7 @@ func nodes(hostnames ...string) []inventory.Node {
 
 func newScene(t *testing.T) *scene {
 	s := &scene{zabbix: newFakeZabbix(t), log: &logbook{}, good: filepath.Join(t.TempDir(), "run", "good"), state: inventory.State{
-		Nodes: nodes("node1", "node2", "node1"), // a machine that joined anew
+		Nodes: nodes("node1", "node2"),
 		Members: []inventory.Member{
 			{Name: "pg-1", Application: "pg", Role: "primary", State: "running", Healthy: true, Usage: api.Usage{Used: 425, Free: 575}},
 			{Name: "zb-1", Application: "zb", Role: "member", State: "starting"},
@@ -261,6 +261,10 @@ func TestAHostGetsBackWhatItLacks(t *testing.T) {
 	templates := node["templates"].([]any)
 	assert.Equal(t, len(templates), 2)
 	assert.DeepEqual(t, templates[0], object{"templateid": "77"})
+}
+
+func TestNodesOfOneHostnameAreOneHost(t *testing.T) {
+	assert.DeepEqual(t, hostnames(inventory.State{Nodes: nodes("node1", "", "node2", "node1")}), []string{"node1", "node2"})
 }
 
 func TestANodeAndAMemberOfOneName(t *testing.T) {
