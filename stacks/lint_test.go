@@ -51,8 +51,13 @@ var builtinDemands = map[string]string{
 		"demand foreign-network: network example-mongodb_default\ndemand foreign-network: network example-search_default\n" +
 		"demand foreign-secret: secret example-mongodb_root-password\n" +
 		"demand global: service shipper: mode global\n",
-	"logstash":  "demand foreign-network: network example-search_default\ndemand foreign-secret: secret example-search_elastic-password\n",
-	"rundeck":   "demand foreign-network: network example-db_default\ndemand foreign-secret: secret example-db_superuser-password\n",
+	"logstash": "demand foreign-network: network example-search_default\ndemand foreign-secret: secret example-search_elastic-password\n",
+	"prometheus": "demand docker-socket: service members: mount at /var/run/docker.sock: /var/run/docker.sock\n" +
+		"demand global: service node: mode global\n" +
+		"demand managers: service members: node.role == manager\n",
+	"rundeck": "demand docker-socket: service nodes: mount at /var/run/docker.sock: /var/run/docker.sock\n" +
+		"demand foreign-network: network example-db_default\ndemand foreign-secret: secret example-db_superuser-password\n" +
+		"demand managers: service nodes: node.role == manager\n",
 	"wireguard": "demand capabilities: members: cap_add NET_ADMIN\ndemand sysctls: members: sysctl net.ipv4.ip_forward=1\n",
 	"telegraf":  "demand global: service node: mode global\n",
 	"ntp":       "demand latest-image: members: image cturra/ntp:latest\n", // it has no other tags

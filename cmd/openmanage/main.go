@@ -50,6 +50,7 @@ func commands() map[string]command {
 		"agent":            {"PID 1 in a member's container; `agent health` is its health check", runAgent},
 		"status":           {"asks the leading manager for members' newest state, as JSON", runStatus},
 		"exec":             {"runs a command in the container of an application's primary", runExec},
+		"inventory":        {"serves nodes and members to Prometheus and Rundeck; `--check` is its health check", runInventory},
 		"zabbix-provision": {"gives a Zabbix its password and its hosts; `--check` is its health check", runZabbixProvision},
 		"seal":             {"prints secrets that it finds as files, sealed for who asks", runSeal},
 		"version":          {"prints the version", runVersion},

@@ -8,6 +8,7 @@ import (
 
 	"github.com/moby/moby/client"
 
+	"github.com/openmanage/openmanage/internal/inventory"
 	"github.com/openmanage/openmanage/stacks/zabbix"
 )
 
@@ -37,6 +38,6 @@ func runZabbixProvision(ctx context.Context, args []string) (int, error) {
 	}
 	return failed(zabbix.Run(ctx, zabbix.Config{
 		Application: os.Getenv(envZabbixApplication), API: os.Getenv(envZabbixAPI), Password: strings.TrimSpace(string(password)),
-		State: zabbix.Swarm{Docker: docker}.State, Good: zabbixGood, Log: logger("zabbix-provision"),
+		State: inventory.Reader{Docker: docker}.State, Good: zabbixGood, Log: logger("zabbix-provision"),
 	}))
 }

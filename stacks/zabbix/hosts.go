@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/openmanage/openmanage/internal/inventory"
 )
 
 // How OpenManage's own things in Zabbix are called. What has no tag tagKind is not touched.
@@ -93,7 +95,7 @@ func onHost(format, name string, err error) error {
 
 // reconcile makes Zabbix have a host for each node and each member, and returns the names of
 // the members' hosts. It does what it can: the error is about the rest.
-func (p *provisioner) reconcile(ctx context.Context, state State) (members map[string]bool, err error) {
+func (p *provisioner) reconcile(ctx context.Context, state inventory.State) (members map[string]bool, err error) {
 	group, err := p.ensureNamed(ctx, "hostgroup", "groupids", hostGroup)
 	if err != nil {
 		return nil, err
@@ -124,12 +126,12 @@ func (p *provisioner) reconcile(ctx context.Context, state State) (members map[s
 			continue
 		}
 		hosts[h.Name] = h
-		if !state.has(h) {
+		if !has(state, h) {
 			gone = append(gone, h)
 		}
 	}
 	var all []wanted
-	for _, name := range state.Nodes {
+	for _, name := range hostnames(state) {
 		if linux != "" {
 			all = append(all, wanted{name, kindNode, p.Application, linux})
 		}
@@ -217,12 +219,24 @@ func lacks(is host, w wanted, group string) map[string]any {
 	return change
 }
 
-// has tells whether a host's node or member is there, or may be.
-func (s State) has(h host) bool {
-	if h.kind() == kindNode {
-		return slices.Contains(s.Nodes, h.Name)
+// hostnames are those of the nodes. Two have the same when a machine has joined anew.
+func hostnames(state inventory.State) []string {
+	var names []string
+	for _, n := range state.Nodes {
+		if n.Hostname != "" && !slices.Contains(names, n.Hostname) {
+			names = append(names, n.Hostname)
+		}
 	}
-	return s.Incomplete != "" || slices.ContainsFunc(s.Members, func(m Member) bool { return m.Name == h.Name })
+	return names
+}
+
+// has tells whether a host's node or member is there, or may be: nothing is deleted for a record that
+// cannot be read.
+func has(state inventory.State, h host) bool {
+	if h.kind() == kindNode {
+		return slices.Contains(hostnames(state), h.Name)
+	}
+	return state.Incomplete != "" || slices.ContainsFunc(state.Members, func(m inventory.Member) bool { return m.Name == h.Name })
 }
 
 // removeHosts deletes those of nodes and members that are gone, and those that two provisioners

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/openmanage/openmanage/internal/inventory"
 )
 
 const (
@@ -48,7 +50,7 @@ type Config struct {
 	Application string // of type zabbix
 	API         string // URL of api_jsonrpc.php
 	Password    string // of Admin
-	State       func(context.Context) (State, error)
+	State       func(context.Context) (inventory.State, error)
 	Good        string // file that tells of the last good round
 	Log         hclog.Logger
 
@@ -241,7 +243,7 @@ func (p *provisioner) enter(ctx context.Context) error {
 
 // push sends what is known of the members that have a host. refusals are values that Zabbix
 // does not take of hosts that it must know by now.
-func (p *provisioner) push(ctx context.Context, state State, hosts map[string]bool) (refusals []string, err error) {
+func (p *provisioner) push(ctx context.Context, state inventory.State, hosts map[string]bool) (refusals []string, err error) {
 	type value struct {
 		Host  string `json:"host"`
 		Key   string `json:"key"`
@@ -264,8 +266,8 @@ func (p *provisioner) push(ctx context.Context, state State, hosts map[string]bo
 		if m.State != "" {
 			add(keyState, m.State)
 		}
-		if m.Disk != nil {
-			add(keyDisk, *m.Disk)
+		if m.Usage.Known() {
+			add(keyDisk, m.Usage.Percent())
 		}
 	}
 	for len(values) > 0 {

@@ -16,6 +16,9 @@ import (
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
 	"gotest.tools/v3/poll"
+
+	"github.com/openmanage/openmanage/internal/api"
+	"github.com/openmanage/openmanage/internal/inventory"
 )
 
 const secret = "0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a6978"
@@ -45,15 +48,22 @@ type scene struct {
 	good   string
 
 	mu    sync.Mutex
-	state State
+	state inventory.State
+}
+
+func nodes(hostnames ...string) []inventory.Node {
+	var all []inventory.Node
+	for _, name := range hostnames {
+		all = append(all, inventory.Node{Hostname: name})
+	}
+	return all
 }
 
 func newScene(t *testing.T) *scene {
-	disk := 42.5
-	s := &scene{zabbix: newFakeZabbix(t), log: &logbook{}, good: filepath.Join(t.TempDir(), "run", "good"), state: State{
-		Nodes: []string{"node1", "node2"},
-		Members: []Member{
-			{Name: "pg-1", Application: "pg", Role: "primary", State: "running", Healthy: true, Disk: &disk},
+	s := &scene{zabbix: newFakeZabbix(t), log: &logbook{}, good: filepath.Join(t.TempDir(), "run", "good"), state: inventory.State{
+		Nodes: nodes("node1", "node2"),
+		Members: []inventory.Member{
+			{Name: "pg-1", Application: "pg", Role: "primary", State: "running", Healthy: true, Usage: api.Usage{Used: 425, Free: 575}},
 			{Name: "zb-1", Application: "zb", Role: "member", State: "starting"},
 		},
 	}}
@@ -71,7 +81,7 @@ func (s *scene) config() Config {
 	return Config{
 		Application: "zb", API: s.zabbix.URL + "/api_jsonrpc.php", Password: secret, Good: s.good,
 		Log:   hclog.New(&hclog.LoggerOptions{JSONFormat: true, Output: s.log}),
-		State: func(context.Context) (State, error) { s.mu.Lock(); defer s.mu.Unlock(); return s.state, nil },
+		State: func(context.Context) (inventory.State, error) { s.mu.Lock(); defer s.mu.Unlock(); return s.state, nil },
 		// As fast as it goes.
 		interval: time.Millisecond, first: time.Millisecond,
 	}
@@ -85,7 +95,7 @@ func (s *scene) started(t *testing.T) *provisioner {
 	return p
 }
 
-func (s *scene) change(edit func(*State)) {
+func (s *scene) change(edit func(*inventory.State)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	edit(&s.state)
@@ -198,14 +208,14 @@ func TestNothingIsDoneWithTheInitialPassword(t *testing.T) {
 func TestWhatIsGoneIsTakenOut(t *testing.T) {
 	s := newScene(t)
 	p := s.started(t)
-	s.change(func(state *State) {
+	s.change(func(state *inventory.State) {
 		state.Nodes, state.Members = state.Nodes[:1], state.Members[1:]
 		state.Incomplete = "a record cannot be read"
 	})
 	assert.NilError(t, p.round(t.Context()))
 	assert.DeepEqual(t, s.zabbix.hostNames(), []string{"node1", "pg-1", "zb-1"})
 	assert.Check(t, is.Contains(s.log.String(), "a record cannot be read; hosts of members that are gone stay"))
-	s.change(func(state *State) { state.Incomplete = "" })
+	s.change(func(state *inventory.State) { state.Incomplete = "" })
 	assert.NilError(t, p.round(t.Context()))
 	assert.DeepEqual(t, s.zabbix.hostNames(), []string{"node1", "zb-1"})
 	assert.Check(t, is.Contains(s.log.String(), `"a host was removed"`))
@@ -253,9 +263,13 @@ func TestAHostGetsBackWhatItLacks(t *testing.T) {
 	assert.DeepEqual(t, templates[0], object{"templateid": "77"})
 }
 
+func TestNodesOfOneHostnameAreOneHost(t *testing.T) {
+	assert.DeepEqual(t, hostnames(inventory.State{Nodes: nodes("node1", "", "node2", "node1")}), []string{"node1", "node2"})
+}
+
 func TestANodeAndAMemberOfOneName(t *testing.T) {
 	s := newScene(t)
-	s.change(func(state *State) { state.Nodes = append(state.Nodes, "pg-1") })
+	s.change(func(state *inventory.State) { state.Nodes = append(state.Nodes, nodes("pg-1")...) })
 	s.started(t)
 	assert.DeepEqual(t, s.zabbix.hostNames(), []string{"node1", "node2", "pg-1", "zb-1"})
 	assert.Check(t, is.Contains(s.log.String(), "a node and a member are both called pg-1"))
@@ -267,7 +281,7 @@ func TestANodeAndAMemberOfOneName(t *testing.T) {
 func TestAHostThatZabbixWillNotRemove(t *testing.T) {
 	s := newScene(t)
 	p := s.started(t)
-	s.change(func(state *State) { state.Nodes = []string{"node1", "node3"} })
+	s.change(func(state *inventory.State) { state.Nodes = nodes("node1", "node3") })
 	s.zabbix.fail["host.delete"] = refuse(codeParameters, `Cannot delete host "node2" because maintenance "m" must contain at least one host or host group.`)
 	assert.NilError(t, p.round(t.Context()))
 	assert.DeepEqual(t, s.zabbix.hostNames(), []string{"node1", "node2", "node3", "pg-1", "zb-1"})
@@ -301,9 +315,9 @@ func TestValuesThatAreNotTaken(t *testing.T) {
 // Two at once, as while Swarm moves it, do no harm.
 func TestTwoAtOnce(t *testing.T) {
 	s := newScene(t)
-	s.change(func(state *State) {
+	s.change(func(state *inventory.State) {
 		for i := range 50 {
-			state.Nodes = append(state.Nodes, fmt.Sprintf("other%d", i))
+			state.Nodes = append(state.Nodes, nodes(fmt.Sprintf("other%d", i))...)
 		}
 	})
 	var both sync.WaitGroup
@@ -348,7 +362,7 @@ func TestTheAPIIsDownAndComesBack(t *testing.T) {
 	assert.Check(t, is.Contains(s.log.String(), "user.login: Internal error. no database"))
 
 	s.zabbix.change(func() { s.zabbix.down = true })
-	s.change(func(state *State) { state.Nodes = state.Nodes[:1] })
+	s.change(func(state *inventory.State) { state.Nodes = state.Nodes[:1] })
 	eventually(t, "another failed round", func() bool {
 		return strings.Contains(s.log.String(), "user.checkAuthentication: the web front end answers 502")
 	})
@@ -389,7 +403,7 @@ func TestAPasswordThatSomebodyChangesLater(t *testing.T) {
 func TestTheSwarmCannotBeRead(t *testing.T) {
 	s := newScene(t)
 	c := s.config()
-	c.State = func(context.Context) (State, error) { return State{}, errors.New("no leader") }
+	c.State = func(context.Context) (inventory.State, error) { return inventory.State{}, errors.New("no leader") }
 	assert.ErrorContains(t, newProvisioner(c).round(t.Context()), "no leader")
 	assert.Equal(t, s.zabbix.called("host.get"), 0, "nothing is deleted because it cannot be seen")
 	assert.Assert(t, Check(s.good) != nil)

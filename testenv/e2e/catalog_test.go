@@ -15,6 +15,7 @@ import (
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
 
+	"github.com/openmanage/openmanage/internal/api"
 	"github.com/openmanage/openmanage/testenv/cluster"
 	"github.com/openmanage/openmanage/testenv/host"
 	"github.com/openmanage/openmanage/testenv/product"
@@ -47,7 +48,11 @@ type catalogued struct {
 	// before is an application that is created first, behind one that makes use of this one:
 	// arguments of create, the name second.
 	before, behind []string
-	only           bool // with make test-catalog
+	// components is how many services there are beside the members, and images are those of them
+	// that do not run OpenManage's own.
+	components int
+	images     []string
+	only       bool // with make test-catalog
 }
 
 func catalogueds() []catalogued {
@@ -75,7 +80,11 @@ func catalogueds() []catalogued {
 		},
 		{
 			typ: "prometheus", name: "prom", image: "prom/prometheus:v3.5.0", next: "prom/prometheus:v3.5.99", members: 1, create: []string{"--volume-size", "256MiB", "--memory", "512MiB"},
-			set: "scrape_interval=5s", clientImage: "debian:trixie-slim", answers: "/use/use get http://prom-1:9090/api/v1/query?query=up", only: true,
+			set: "scrape_interval=5s", clientImage: "debian:trixie-slim", components: 2, images: []string{"prom/node-exporter:v1.9.1"},
+			// Of this moment: Prometheus answers with what it has kept for five minutes.
+			answers: "/use/use find 'http://prom-1:9090/api/v1/query?query=count_over_time(openmanage_node_ready[30s])' '\"node\":\"' && " +
+				"/use/use find 'http://prom-1:9090/api/v1/query?query=count_over_time(node_load1[30s])' '\"node\":\"'",
+			only: true,
 		},
 		{
 			typ: "ntp", name: "time", image: "cturra/ntp:latest", next: "cturra/ntp:next", members: 2,
@@ -116,7 +125,7 @@ func TestCatalogApplications(t *testing.T) {
 				t.Skip("with make test-catalog")
 			}
 			s, ctx := swarm(t)
-			s.catalogImages(t, ctx, a.image, a.next, a.clientImage)
+			s.catalogImages(t, ctx, append([]string{a.image, a.next, a.clientImage}, a.images...)...)
 			s.removeAll(t, ctx, a)
 			t.Cleanup(func() {
 				ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
@@ -193,7 +202,7 @@ func (s *suite) keepsEdited(t *testing.T, ctx context.Context, a catalogued) {
 	_, stderr, err := s.Input(ctx, strings.NewReader(stack), "stack", "deploy", "--detach", "--compose-file", "-", a.name)
 	assert.NilError(t, err, stderr)
 	assert.NilError(t, product.Until(ctx, 3*time.Minute, "the edited stack in all members", func(ctx context.Context) error {
-		out, err := s.Docker(ctx, "stack", "services", a.name, "--format", "{{.Name}}")
+		out, err := s.Docker(ctx, "stack", "services", a.name, "--filter", "label="+api.LabelMember, "--format", "{{.Name}}")
 		if err != nil {
 			return err
 		}
@@ -385,7 +394,7 @@ func (s *suite) writesOn(t *testing.T, ctx context.Context, a catalogued) {
 // acknowledged is missing.
 func (s *suite) keeps(t *testing.T, ctx context.Context, a catalogued, what string) {
 	t.Helper()
-	_, err := s.WaitHealthy(ctx, a.name, a.members, 3*time.Minute)
+	_, err := s.WaitHealthy(ctx, a.name, a.members+a.components, 3*time.Minute)
 	assert.NilError(t, err, what)
 	if a.answers != "" {
 		s.answers(t, ctx, a, what)
@@ -417,7 +426,7 @@ func (s *suite) killUnder(t *testing.T, ctx context.Context, a catalogued) {
 	members, err := s.Members(ctx, a.name)
 	assert.NilError(t, err)
 	var victim product.Member
-	for _, m := range members {
+	for _, m := range members[:a.members] {
 		if m.Node != s.Via.Name {
 			victim = m
 		}

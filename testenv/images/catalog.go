@@ -18,6 +18,7 @@ func catalogRecipes() map[string]Recipe {
 		"openmanage/clamav-mirror:1.0": clamavMirrorRecipe, "openmanage/clamav-mirror:1.0.99": clamavMirrorRecipe,
 		"nginx:1.26": nginxRecipe, "nginx:1.26.99": nginxRecipe,
 		"prom/prometheus:v3.5.0": prometheusRecipe, "prom/prometheus:v3.5.99": prometheusRecipe,
+		"prom/node-exporter:v1.9.1": nodeExporterRecipe, "prom/node-exporter:v1.9.99": nodeExporterRecipe,
 	} {
 		_, tag, _ := strings.Cut(name, ":")
 		recipes[name] = recipe(tag)
@@ -102,6 +103,19 @@ func nginxRecipe(version string) Recipe {
 		Config: []string{
 			"ENV PATH=" + defaultPath, "LABEL org.opencontainers.image.version=" + version,
 			"EXPOSE 80", `CMD ["nginx", "-g", "daemon off;"]`,
+		},
+	}
+}
+
+// nodeExporterRecipe has wget for the health check, which the official image has from busybox.
+func nodeExporterRecipe(version string) Recipe {
+	return Recipe{
+		Name: "node-exporter", Suite: "trixie", Variant: "minbase",
+		Packages: []string{"prometheus-node-exporter", "wget"},
+		After:    []string{`ln -s prometheus-node-exporter "$1/usr/bin/node_exporter"`, dropDocumentation},
+		Config: []string{
+			"ENV PATH=" + defaultPath, "LABEL org.opencontainers.image.version=" + version,
+			"USER nobody", "EXPOSE 9100", `ENTRYPOINT ["/bin/node_exporter"]`,
 		},
 	}
 }

@@ -6,16 +6,17 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 )
 
 const askTimeout = 5 * time.Second
 
-// get fetches a page and prints it.
-func get(url string, host ...string) error {
+// get fetches a page, prints and returns it.
+func get(url string, host ...string) (string, error) {
 	req, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {
-		return err
+		return "", err
 	}
 	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // Traefik's own certificate is nobody's
 	if len(host) > 0 {
@@ -23,7 +24,7 @@ func get(url string, host ...string) error {
 	}
 	res, err := (&http.Client{Timeout: askTimeout, Transport: transport}).Do(req)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
@@ -31,6 +32,15 @@ func get(url string, host ...string) error {
 		err = fmt.Errorf("%s: %s: %.200s", url, res.Status, body)
 	}
 	fmt.Printf("%s\n", body)
+	return string(body), err
+}
+
+// find looks for a text in a page.
+func find(url, text string) error {
+	body, err := get(url)
+	if err == nil && !strings.Contains(body, text) {
+		err = fmt.Errorf("%s: %q is not in it", url, text)
+	}
 	return err
 }
 

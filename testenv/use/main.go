@@ -5,6 +5,7 @@
 //	use write|read amqp HOST,HOST,... USER PASSWORD_VARIABLE
 //	use write|read kafka|opensearch HOST,HOST,...
 //	use get URL [HOST]      ends well if there is a page, under the name HOST if it is given
+//	use find URL TEXT       ends well if there is a page with that text in it
 //	use time HOST           ends well if a time server answers
 package main
 
@@ -38,7 +39,10 @@ func main() {
 func run(args []string) error {
 	switch {
 	case len(args) >= 2 && args[0] == "get":
-		return get(args[1], args[2:]...)
+		_, err := get(args[1], args[2:]...)
+		return err
+	case len(args) == 3 && args[0] == "find":
+		return find(args[1], args[2])
 	case len(args) == 2 && args[0] == "time":
 		return askTime(args[1])
 	}
