@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/client"
@@ -499,6 +500,19 @@ func TestRemove(t *testing.T) {
 
 	docker.Services = append(docker.Services, service("web_1", "web", nil))
 	assert.ErrorContains(t, s.run(t, "rm", "--yes", "web"), "the stack web is not OpenManage's")
+}
+
+// The network of an application cannot go while others are attached: said before anything is removed.
+func TestRemoveOfWhatOthersUse(t *testing.T) {
+	docker := installed(t)
+	docker.Networks = []network.Network{{ID: "net-pg", Name: "pg_default", Labels: map[string]string{stackdeploy.NamespaceLabel: "pg"}}}
+	user := service("zb_web", "zb", nil)
+	user.Spec.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "net-zb"}, {Target: "net-pg"}}
+	docker.Services = append(docker.Services, memberService("pg", "1"), user)
+	before := len(docker.Services)
+	s := session{docker: docker}
+	assert.ErrorContains(t, s.run(t, "rm", "--yes", "pg"), "pg is in use: other services are attached to its network: zb_web\nNothing was removed")
+	assert.Equal(t, len(docker.Services), before)
 }
 
 func TestInstallRefusesAutolock(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/docker/cli/cli"
@@ -81,6 +82,13 @@ func removeApplication(ctx context.Context, dockerCLI command.Cli, name string, 
 			fmt.Fprintf(dockerCLI.Err(), "%s has no services\n", name)
 		}
 		return printKept(ctx, dockerCLI, name)
+	}
+	others, err := stackdeploy.Attached(ctx, docker, name)
+	if err != nil {
+		return err
+	}
+	if len(others) > 0 {
+		return fmt.Errorf("%s is in use: other services are attached to its network: %s\nNothing was removed. Remove those first, or detach them", name, strings.Join(others, ", "))
 	}
 	if !o.yes {
 		if !dockerCLI.In().IsTerminal() {

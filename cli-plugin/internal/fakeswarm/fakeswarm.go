@@ -268,9 +268,15 @@ func (c *Client) SecretCreate(_ context.Context, o client.SecretCreateOptions) (
 	return client.SecretCreateResult{ID: "id-" + o.Spec.Name}, nil
 }
 
-// NetworkList lists nothing.
-func (c *Client) NetworkList(context.Context, client.NetworkListOptions) (client.NetworkListResult, error) {
-	return client.NetworkListResult{}, nil
+// NetworkList lists the Networks.
+func (c *Client) NetworkList(_ context.Context, o client.NetworkListOptions) (client.NetworkListResult, error) {
+	var res client.NetworkListResult
+	for _, n := range c.Networks {
+		if matches(o.Filters, n.Name, n.Labels) {
+			res.Items = append(res.Items, network.Summary{Network: n})
+		}
+	}
+	return res, nil
 }
 
 // NetworkInspect finds a network of Networks.

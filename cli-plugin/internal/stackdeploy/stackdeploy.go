@@ -10,11 +10,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/cli/cli-plugins/metadata"
+	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
@@ -122,6 +124,33 @@ func Services(ctx context.Context, docker client.ServiceAPIClient, stack string)
 func Tasks(ctx context.Context, docker client.TaskAPIClient, stack string) ([]swarm.Task, error) {
 	res, err := docker.TaskList(ctx, client.TaskListOptions{Filters: filter(stack)})
 	return res.Items, err
+}
+
+// Attached returns the names of the services of others that are attached to a stack's networks.
+// While there are any, the networks cannot be removed.
+func Attached(ctx context.Context, docker client.APIClient, stack string) ([]string, error) {
+	networks, err := docker.NetworkList(ctx, client.NetworkListOptions{Filters: filter(stack)})
+	if err != nil || len(networks.Items) == 0 {
+		return nil, err
+	}
+	services, err := docker.ServiceList(ctx, client.ServiceListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, s := range services.Items {
+		if s.Spec.Labels[NamespaceLabel] == stack {
+			continue
+		}
+		for _, n := range s.Spec.TaskTemplate.Networks {
+			if slices.ContainsFunc(networks.Items, func(own network.Summary) bool { return own.ID == n.Target }) {
+				names = append(names, s.Spec.Name)
+				break
+			}
+		}
+	}
+	slices.Sort(names)
+	return names, nil
 }
 
 func filter(stack string) client.Filters {
