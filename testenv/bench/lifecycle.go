@@ -13,6 +13,7 @@ import (
 	"github.com/openmanage/openmanage/testenv/bench/outage"
 	"github.com/openmanage/openmanage/testenv/bench/plot"
 	"github.com/openmanage/openmanage/testenv/cluster"
+	"github.com/openmanage/openmanage/testenv/product"
 )
 
 const (
@@ -20,6 +21,8 @@ const (
 	// leadersEvery is for how many kills of a node there is one more, of the node that
 	// leads the Swarm.
 	leadersEvery = 5
+	// gatherLimit is how long it may take until one node has the primaries of all systems.
+	gatherLimit = 10 * time.Minute
 
 	// Seconds without a primary.
 	engineKillGoal = 2
@@ -242,17 +245,19 @@ func (l *lifecycleRun) killNode(ctx context.Context, leading bool) error {
 		}
 	}
 	l.b.say.Step("lifecycle: having all primaries on %s", node.Name)
-	for _, d := range l.all {
-		if err := d.lead(ctx, node); err != nil {
-			return fmt.Errorf("%s on %s: %w", d.label(), node.Name, err)
+	// One may move again before all are there: each that is elsewhere would lose a standby only.
+	err = product.Until(ctx, gatherLimit, "all primaries on "+node.Name, func(ctx context.Context) error {
+		for _, d := range l.all {
+			if err := d.lead(ctx, node); err != nil {
+				return fmt.Errorf("%s on %s: %w", d.label(), node.Name, err)
+			}
 		}
-	}
-	for _, d := range l.all {
-		if _, err := waitWhole(ctx, d); err != nil {
+		if err := goOn(ctx, writers, time.Now()); err != nil {
 			return err
 		}
-	}
-	if err := goOn(ctx, writers, time.Now()); err != nil {
+		return allLead(ctx, l.all, node)
+	})
+	if err != nil {
 		return err
 	}
 	l.b.lookFrom(node)
@@ -279,6 +284,24 @@ func (l *lifecycleRun) killNode(ctx context.Context, leading bool) error {
 		}
 		if err := l.take(ctx, name, d, seen[i], from); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// allLead checks that the primaries of all systems are on a node.
+func allLead(ctx context.Context, systems []database, node *cluster.Node) error {
+	for _, d := range systems {
+		members, err := waitWhole(ctx, d)
+		if err != nil {
+			return err
+		}
+		primary, err := primaryOf(members)
+		if err != nil {
+			return err
+		}
+		if primary.node.Number != node.Number {
+			return fmt.Errorf("the primary of %s is on %s", d.label(), primary.node.Name)
 		}
 	}
 	return nil

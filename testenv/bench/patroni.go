@@ -182,20 +182,21 @@ func (p *patroni) members(ctx context.Context) ([]member, error) {
 	return found, follows(ctx, p.on(leader), len(found)-1)
 }
 
+// lead asks for the switchover until it has happened: patronictl ends well, too, when the
+// candidate could not take over, because it was not synchronous at that moment.
 func (p *patroni) lead(ctx context.Context, node *cluster.Node) error {
-	members, err := waitWhole(ctx, p)
-	if err != nil {
-		return err
-	}
-	leader, err := primaryOf(members)
-	if err != nil || leader.node.Number == node.Number {
-		return err
-	}
-	if err := p.switchover(ctx, memberName(p.settings, node)); err != nil {
-		return err
-	}
-	_, err = waitWhole(ctx, p)
-	return err
+	return product.Until(ctx, wholeLimit, fmt.Sprintf("%s on %s", p.label(), node.Name), func(ctx context.Context) error {
+		members, err := waitWhole(ctx, p)
+		if err != nil {
+			return err
+		}
+		leader, err := primaryOf(members)
+		if err != nil || leader.node.Number == node.Number {
+			return err
+		}
+		err = p.switchover(ctx, memberName(p.settings, node))
+		return errors.Join(fmt.Errorf("it is on %s", leader.node.Name), err)
+	})
 }
 
 func (p *patroni) switchover(ctx context.Context, to string) error {
