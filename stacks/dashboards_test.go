@@ -110,8 +110,8 @@ func TestDashboardsNameWhatThereIs(t *testing.T) {
 	grafana, err := catalog.Find("grafana")
 	assert.NilError(t, err)
 	for name, value := range generated(t, grafana)[0].Environment {
-		board, ok := strings.CutPrefix(name, "OPENMANAGE_FILE_dashboards/")
-		if board, ok = strings.CutSuffix(board, ".json"); !ok {
+		board, ok := strings.CutSuffix(strings.TrimPrefix(name, "OPENMANAGE_FILE_dashboards/"), ".json")
+		if !ok {
 			continue
 		}
 		t.Run(board, func(t *testing.T) {

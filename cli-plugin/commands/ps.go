@@ -183,7 +183,7 @@ func usageText(u api.Usage) string {
 	if !u.Known() {
 		return "-"
 	}
-	if u.FilesPercent() > u.Percent() {
+	if u.FilesPercent() > u.Percent() && u.FilesPercent() >= 1 {
 		return fmt.Sprintf("%.0f%% of files", u.FilesPercent())
 	}
 	return fmt.Sprintf("%.0f%% of %s", u.Percent(), units.BytesSize(float64(u.Size())))

@@ -33,7 +33,7 @@ var createdTypes = []struct {
 	options    []string
 }{
 	{typ: "etcd", image: "etcd:3.5", members: 3, options: []string{"--volume-size", "256MiB", "--memory", "512MiB"}},
-	{typ: "rabbitmq", image: "rabbitmq:4-management", members: 3, options: []string{"--volume-size", "512MiB", "--memory", "768MiB"}},
+	{typ: "rabbitmq", image: "rabbitmq:4-management", members: 3, options: []string{"--volume-size", "1GiB", "--memory", "768MiB"}},
 	{typ: "kafka", image: "apache/kafka:4.1.0", members: 3, options: []string{"--volume-size", "512MiB", "--memory", "1GiB", "--set", "heap=512m"}},
 	{typ: "prometheus", image: "prom/prometheus:v3.5.0", members: 1, options: []string{"--volume-size", "256MiB", "--memory", "512MiB"}},
 }

@@ -66,7 +66,7 @@ func catalogueds() []catalogued {
 			read:  etcd + "get --prefix --print-value-only key-",
 		},
 		{
-			typ: "rabbitmq", name: "mq", image: "rabbitmq:4-management", next: "rabbitmq:4.99-management", members: 3, create: []string{"--volume-size", "512MiB", "--memory", "768MiB"},
+			typ: "rabbitmq", name: "mq", image: "rabbitmq:4-management", next: "rabbitmq:4.99-management", members: 3, create: []string{"--volume-size", "1GiB", "--memory", "768MiB"},
 			set: "heartbeat=30", clientImage: "debian:trixie-slim", write: "/use/use write " + amqp, read: "/use/use read " + amqp,
 			secrets: map[string]string{"ADMIN_PASSWORD": "admin-password"}, only: true,
 		},

@@ -63,7 +63,7 @@ func signatures(t *testing.T, s *suite) []string {
 
 	files, err := net.Listen("tcp", netip.AddrPortFrom(gateway, 0).String())
 	assert.NilError(t, err)
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { //nolint:gosec // ends with the test
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/house.hdb" {
 			http.NotFound(w, r)
 			return

@@ -68,7 +68,7 @@ func States(components []swarm.Service, tasks []swarm.Task, hostname func(node s
 	for _, s := range components {
 		state := State{Name: Name(s), Stopped: isStopped(s)}
 		if r := s.Spec.Mode.Replicated; r != nil && r.Replicas != nil {
-			state.Wanted = int(*r.Replicas) //nolint:gosec // Swarm refuses more than there can be
+			state.Wanted = int(*r.Replicas)
 		}
 		newest := time.Time{}
 		for _, t := range tasks {
