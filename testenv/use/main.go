@@ -54,6 +54,11 @@ func run(args []string) error {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		values, err := s.all(ctx)
+		for err != nil && ctx.Err() == nil { // the member that was asked may be on its way
+			fmt.Fprintln(os.Stderr, err)
+			time.Sleep(200 * time.Millisecond)
+			values, err = s.all(ctx)
+		}
 		fmt.Println(strings.Join(values, "\n"))
 		return err
 	}
