@@ -71,7 +71,7 @@ func catalogueds() []catalogued {
 			secrets: map[string]string{"ADMIN_PASSWORD": "admin-password"}, only: true,
 		},
 		{
-			typ: "kafka", name: "ka", image: "apache/kafka:4.1.0", next: "apache/kafka:4.1.99", members: 3, create: []string{"--volume-size", "512MiB", "--memory", "1GiB"},
+			typ: "kafka", name: "ka", image: "apache/kafka:4.1.0", next: "apache/kafka:4.1.99", members: 3, create: []string{"--volume-size", "512MiB", "--memory", "1GiB", "--set", "heap=512m"},
 			set: "log_retention_hours=48", clientImage: "debian:trixie-slim", write: "/use/use write kafka ka-1:9092,ka-2:9092,ka-3:9092", read: "/use/use read kafka ka-1:9092,ka-2:9092,ka-3:9092", only: true,
 		},
 		{

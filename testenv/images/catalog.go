@@ -133,9 +133,9 @@ env | grep '^KAFKA_' | grep -v '^KAFKA_\(HEAP_OPTS\|OPTS\)=' | while IFS='=' rea
 	name=${name,,}
 	echo "${name//_/.}=$value"
 done >"$properties"
-kafka="java $KAFKA_HEAP_OPTS -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp /opt/kafka/libs/*"
-$kafka kafka.tools.StorageTool format --ignore-formatted --cluster-id "$CLUSTER_ID" --config "$properties"
-exec $kafka kafka.Kafka "$properties"
+kafka=(java $KAFKA_HEAP_OPTS -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp '/opt/kafka/libs/*')
+"${kafka[@]}" kafka.tools.StorageTool format --ignore-formatted --cluster-id "$CLUSTER_ID" --config "$properties"
+exec "${kafka[@]}" kafka.Kafka "$properties"
 `
 
 func kafkaRecipe(version string) Recipe {
