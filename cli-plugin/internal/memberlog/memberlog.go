@@ -4,6 +4,7 @@ package memberlog
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/moby/moby/api/pkg/stdcopy"
@@ -29,7 +31,13 @@ type Options struct {
 	Tail       string
 	Since      string
 	Timestamps bool
+	// Patience is for how long a log may stand still that is not followed; 0: 15 s. Docker waits
+	// for a node that does not answer, also for one that only a former container ran on.
+	Patience time.Duration
 }
+
+// defaultPatience is more than Swarm needs to call a node down.
+const defaultPatience = 15 * time.Second
 
 // API is the part of the Docker client that is needed.
 type API interface {
@@ -144,6 +152,21 @@ func read(ctx context.Context, docker API, s Source, o Options, lines chan<- lin
 	defer body.Close()
 	stop := context.AfterFunc(ctx, func() { _ = body.Close() })
 	defer stop()
+	var from io.Reader = body
+	var silent atomic.Bool
+	patience := cmp.Or(o.Patience, defaultPatience)
+	if !o.Follow {
+		watch := time.AfterFunc(patience, func() {
+			silent.Store(true)
+			_ = body.Close()
+		})
+		defer watch.Stop()
+		from = readerFunc(func(p []byte) (int, error) {
+			n, err := body.Read(p)
+			watch.Reset(patience)
+			return n, err
+		})
+	}
 	send := func(stderr bool) *splitter {
 		return &splitter{emit: func(text string) error {
 			stamp, rest, _ := strings.Cut(text, " ")
@@ -160,9 +183,16 @@ func read(ctx context.Context, docker API, s Source, o Options, lines chan<- lin
 		}}
 	}
 	out, errs := send(false), send(true)
-	_, err = stdcopy.StdCopy(out, errs, body)
+	_, err = stdcopy.StdCopy(out, errs, from)
+	if silent.Load() {
+		err = fmt.Errorf("nothing more came for %s: a node that it runs on, or ran on, does not answer (docker node ls)", patience)
+	}
 	return errors.Join(err, out.end(), errs.end())
 }
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // splitter cuts what is written into lines.
 type splitter struct {

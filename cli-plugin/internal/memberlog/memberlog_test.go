@@ -60,6 +60,17 @@ func TestWhatIsReadableIsShownBesideTheError(t *testing.T) {
 	assert.Equal(t, out.String(), "pg-1  | one\n")
 }
 
+// A log that a dead node has a part of does not end; what there is of it is shown.
+func TestALogThatStandsStillIsGivenUp(t *testing.T) {
+	reader, writer := io.Pipe()
+	go func() { _, _ = io.WriteString(writer, frame(1, "2026-01-02T03:04:01Z one\n")) }()
+	docker := logs{"s1": reader, "s10": body(frame(1, "2026-01-02T03:04:02Z two\n"))}
+	var out, errs bytes.Buffer
+	err := Write(t.Context(), docker, sources, Options{Patience: 100 * time.Millisecond}, &out, &errs)
+	assert.Error(t, err, "logs of pg-1: nothing more came for 100ms: a node that it runs on, or ran on, does not answer (docker node ls)")
+	assert.Equal(t, out.String(), "pg-1  | one\npg-10 | two\n")
+}
+
 func TestFollowShowsLinesBeforeTheLogsEnd(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	reader, writer := io.Pipe()
