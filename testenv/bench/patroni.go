@@ -182,8 +182,8 @@ func (p *patroni) members(ctx context.Context) ([]member, error) {
 	return found, follows(ctx, p.on(leader), len(found)-1)
 }
 
-// lead asks for the switchover until it has happened: patronictl ends well, too, when the
-// candidate could not take over, because it was not synchronous at that moment.
+// lead asks for the switchover until it has happened: that patronictl ends well is not
+// enough.
 func (p *patroni) lead(ctx context.Context, node *cluster.Node) error {
 	return product.Until(ctx, wholeLimit, fmt.Sprintf("%s on %s", p.label(), node.Name), func(ctx context.Context) error {
 		members, err := waitWhole(ctx, p)
