@@ -125,11 +125,8 @@ func (a *App) For(o Options) *App {
 		if c.When == "" {
 			return false
 		}
-		value, set := o.Parameters[c.When]
-		if p, err := a.Parameter(c.When); err == nil && !set {
-			value = p.Default
-		}
-		return value != "on"
+		p, err := a.Parameter(c.When)
+		return err != nil || p.valueIn(o.Parameters) != "on"
 	}
 	if !slices.ContainsFunc(a.Components, leftOut) {
 		return a

@@ -168,3 +168,11 @@ func (a *App) CheckParameters(set map[string]string) error {
 	}
 	return errors.Join(errs...)
 }
+
+// valueIn is the value that is given for the parameter, or its default.
+func (p *Parameter) valueIn(given map[string]string) string {
+	if value, ok := given[p.Name]; ok {
+		return value
+	}
+	return p.Default
+}

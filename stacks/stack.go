@@ -131,10 +131,7 @@ func (d *data) Set(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if value, ok := d.parameters[name]; ok {
-		return value, nil
-	}
-	return p.Default, nil
+	return p.valueIn(d.parameters), nil
 }
 
 type member struct {

@@ -186,12 +186,10 @@ func (c *creation) lookForName(ctx context.Context, docker client.APIClient) err
 			return fmt.Errorf("the name %s is taken: service %s says that it is its application, but is not of the stack %s\nChoose another name, or remove it: docker service rm %s", name, s.Spec.Name, name, s.Spec.Name)
 		case serviceOf(name, s.Spec.Name, c.options.Members):
 			return fmt.Errorf("the service name %s is taken by another service\nChoose another name than %s", s.Spec.Name, name)
-		}
-		if err := c.lookForPorts(s); err != nil {
-			return err
-		}
-		if domain := c.options.Domain; domain != "" && !inStack && stacks.Answers(s.Spec.Labels, domain) {
-			return fmt.Errorf("the domain %s is taken: service %s answers there\nChoose another --domain", domain, s.Spec.Name)
+		default:
+			if err := c.lookForDoors(s); err != nil {
+				return err
+			}
 		}
 	}
 	for _, s := range c.services {
@@ -202,18 +200,20 @@ func (c *creation) lookForName(ctx context.Context, docker client.APIClient) err
 	return nil
 }
 
-// lookForPorts refuses a port that another service publishes. Swarm would accept the stack, and
-// leave the tasks that find no node without it pending.
-func (c *creation) lookForPorts(s swarm.Service) error {
-	if s.Spec.EndpointSpec == nil || s.Spec.Labels[stackdeploy.NamespaceLabel] == c.options.Name {
-		return nil
-	}
-	for _, taken := range s.Spec.EndpointSpec.Ports {
-		for _, p := range c.options.Publish {
-			if int(taken.PublishedPort) == p.Published && string(taken.Protocol) == c.app.ProtocolOf(p.Target) {
-				return fmt.Errorf("port %d of the nodes is taken: service %s publishes it\nChoose another one, such as --publish %d:%d", p.Published, s.Spec.Name, otherPort(p.Published), p.Target)
+// lookForDoors refuses a port or a domain that the service of another has. Swarm would accept the
+// stack, and leave the tasks that find no node without the port pending.
+func (c *creation) lookForDoors(s swarm.Service) error {
+	if s.Spec.EndpointSpec != nil {
+		for _, taken := range s.Spec.EndpointSpec.Ports {
+			for _, p := range c.options.Publish {
+				if int(taken.PublishedPort) == p.Published && string(taken.Protocol) == c.app.ProtocolOf(p.Target) {
+					return fmt.Errorf("port %d of the nodes is taken: service %s publishes it\nChoose another one, such as --publish %d:%d", p.Published, s.Spec.Name, otherPort(p.Published), p.Target)
+				}
 			}
 		}
+	}
+	if domain := c.options.Domain; domain != "" && stacks.Answers(s.Spec.Labels, domain) {
+		return fmt.Errorf("the domain %s is taken: service %s answers there\nChoose another --domain", domain, s.Spec.Name)
 	}
 	return nil
 }
@@ -262,7 +262,7 @@ func (c *creation) lookForEarlier(ctx context.Context, docker client.APIClient, 
 	diff := differences(c.app, c.options, flags, c.services)
 	for _, name := range c.options.Networks {
 		res, err := docker.NetworkInspect(ctx, name, client.NetworkInspectOptions{Scope: "swarm"})
-		if err != nil || !attached(c.services[0], res.Network.ID) {
+		if err != nil || !stackdeploy.IsAttached(c.services[0], res.Network.ID) {
 			diff = append(diff, "--network "+name+" is not attached")
 		}
 	}
@@ -360,11 +360,6 @@ func portList(ports []stacks.Publish) string {
 	}
 	slices.Sort(words)
 	return strings.Join(words, ", ")
-}
-
-// attached says whether a service's tasks are attached to a network.
-func attached(s swarm.Service, networkID string) bool {
-	return slices.ContainsFunc(s.Spec.TaskTemplate.Networks, func(n swarm.NetworkAttachmentConfig) bool { return n.Target == networkID })
 }
 
 // lookForVolumes finds the volumes of the members that exist, and returns how many

@@ -85,6 +85,15 @@ func waitWhole(ctx context.Context, d database) ([]member, error) {
 	return found, err
 }
 
+// wholePrimary waits as waitWhole does, and returns the primary.
+func wholePrimary(ctx context.Context, d database) (member, error) {
+	members, err := waitWhole(ctx, d)
+	if err != nil {
+		return member{}, err
+	}
+	return primaryOf(members)
+}
+
 // follows checks that so many standbys stream, and that a commit waits for one.
 func follows(ctx context.Context, d queryable, standbys int) error {
 	out, err := d.sql(ctx, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = 'quorum'")

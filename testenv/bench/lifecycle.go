@@ -130,11 +130,7 @@ func (b *bench) newLifecycle(ctx context.Context) (*lifecycleRun, error) {
 // change does something to one database while a client writes to it, and waits
 // until it is whole again.
 func (l *lifecycleRun) change(ctx context.Context, name string, d changeable, do func(context.Context, changeable) error) error {
-	members, err := waitWhole(ctx, d)
-	if err != nil {
-		return err
-	}
-	primary, err := primaryOf(members)
+	primary, err := wholePrimary(ctx, d)
 	if err != nil {
 		return err
 	}
@@ -292,11 +288,7 @@ func (l *lifecycleRun) killNode(ctx context.Context, leading bool) error {
 // allLead checks that the primaries of all systems are on a node.
 func allLead(ctx context.Context, systems []database, node *cluster.Node) error {
 	for _, d := range systems {
-		members, err := waitWhole(ctx, d)
-		if err != nil {
-			return err
-		}
-		primary, err := primaryOf(members)
+		primary, err := wholePrimary(ctx, d)
 		if err != nil {
 			return err
 		}

@@ -186,11 +186,7 @@ func (p *patroni) members(ctx context.Context) ([]member, error) {
 // enough.
 func (p *patroni) lead(ctx context.Context, node *cluster.Node) error {
 	return product.Until(ctx, wholeLimit, fmt.Sprintf("%s on %s", p.label(), node.Name), func(ctx context.Context) error {
-		members, err := waitWhole(ctx, p)
-		if err != nil {
-			return err
-		}
-		leader, err := primaryOf(members)
+		leader, err := wholePrimary(ctx, p)
 		if err != nil || leader.node.Number == node.Number {
 			return err
 		}

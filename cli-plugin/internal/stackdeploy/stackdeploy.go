@@ -139,18 +139,18 @@ func Attached(ctx context.Context, docker client.APIClient, stack string) ([]str
 	}
 	var names []string
 	for _, s := range services.Items {
-		if s.Spec.Labels[NamespaceLabel] == stack {
-			continue
-		}
-		for _, n := range s.Spec.TaskTemplate.Networks {
-			if slices.ContainsFunc(networks.Items, func(own network.Summary) bool { return own.ID == n.Target }) {
-				names = append(names, s.Spec.Name)
-				break
-			}
+		own := s.Spec.Labels[NamespaceLabel] == stack
+		if !own && slices.ContainsFunc(networks.Items, func(n network.Summary) bool { return IsAttached(s, n.ID) }) {
+			names = append(names, s.Spec.Name)
 		}
 	}
 	slices.Sort(names)
 	return names, nil
+}
+
+// IsAttached tells whether a service's tasks are to be in a network, by its ID.
+func IsAttached(s swarm.Service, networkID string) bool {
+	return slices.ContainsFunc(s.Spec.TaskTemplate.Networks, func(n swarm.NetworkAttachmentConfig) bool { return n.Target == networkID })
 }
 
 func filter(stack string) client.Filters {
