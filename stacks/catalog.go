@@ -22,6 +22,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"unicode"
 
 	"github.com/distribution/reference"
@@ -204,8 +205,9 @@ func FormatSize(n int64) string {
 // Catalog is a set of application types.
 type Catalog struct{ apps []*App }
 
-// Builtin returns the catalog that comes with OpenManage.
-func Builtin() (*Catalog, error) { return Load(builtin) }
+// Builtin returns the catalog that comes with OpenManage. It is read once; nobody
+// changes what is in it.
+var Builtin = sync.OnceValues(func() (*Catalog, error) { return Load(builtin) })
 
 // Load reads every folder of fsys that has an app.yaml.
 func Load(fsys fs.FS) (*Catalog, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"time"
 
@@ -74,28 +75,34 @@ func (s *amqpStore) put(ctx context.Context, value string) error {
 	return err
 }
 
-// all takes every message and gives all back, by closing the channel.
+// all takes the messages up to one of its own, as others may go on writing, and gives all
+// back, by closing the channel. It has as many as may be unacknowledged: 65,535.
 func (s *amqpStore) all(ctx context.Context) ([]string, error) {
+	last := fmt.Sprintf("last-%d", time.Now().UnixNano())
 	var err error
 	for range 3 * len(s.hosts) {
-		if err = s.connect(); err == nil {
+		if err = s.put(ctx, last); err == nil {
 			break
 		}
-		s.drop()
 	}
 	if err != nil {
 		return nil, err
 	}
 	defer s.drop()
+	// Without a limit a quorum queue has one of its own, 2,000.
+	if err := s.ch.Qos(math.MaxUint16, 0, false); err != nil {
+		return nil, err
+	}
+	messages, err := s.ch.ConsumeWithContext(ctx, amqpQueue, "", false, false, false, false, nil)
+	if err != nil {
+		return nil, err
+	}
 	var values []string
-	for {
-		if ctx.Err() != nil {
-			return values, ctx.Err()
-		}
-		message, ok, err := s.ch.Get(amqpQueue, false)
-		if err != nil || !ok {
-			return values, err
+	for message := range messages {
+		if string(message.Body) == last {
+			return values, nil
 		}
 		values = append(values, string(message.Body))
 	}
+	return nil, fmt.Errorf("the channel was closed after %d messages", len(values))
 }

@@ -35,7 +35,10 @@ func (s *kafkaStore) all(ctx context.Context) ([]string, error) {
 	if err := s.connect(); err != nil {
 		return nil, err
 	}
-	defer s.client.Close()
+	defer func() {
+		s.client.Close()
+		s.client = nil // another time from the start
+	}()
 	ends, err := kadm.NewClient(s.client).ListEndOffsets(ctx, kafkaTopic)
 	if err == nil {
 		err = ends.Error()

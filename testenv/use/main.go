@@ -29,6 +29,9 @@ type store interface {
 // putTimeout is for one value. One that is not acknowledged by then may be kept or not.
 const putTimeout = 5 * time.Second
 
+// readTimeout is for all values, and for a member to be asked again that is on its way.
+const readTimeout = 2 * time.Minute
+
 func main() {
 	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "use:", err)
@@ -51,7 +54,7 @@ func run(args []string) error {
 		return err
 	}
 	if args[0] == "read" {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
 		defer cancel()
 		values, err := s.all(ctx)
 		for err != nil && ctx.Err() == nil { // the member that was asked may be on its way

@@ -19,7 +19,7 @@ const (
 	connectLimit = time.Second
 	// commitLimit is how long it may take to acknowledge.
 	commitLimit = 3 * time.Second
-	// asksAtOnce is how many transactions may ask a member whether it is the primary:
+	// asksAtOnce is how many connections may ask a member at once whether it is the primary:
 	// without a bound a machine that is busy gets busier with every one that waits.
 	asksAtOnce = 3
 )
@@ -30,10 +30,10 @@ const Table = "outage"
 // Schema makes the table.
 const Schema = "CREATE TABLE IF NOT EXISTS " + Table + " (id bigint PRIMARY KEY)"
 
-// Client writes a row every Interval, each over a connection of its own, and does
-// not wait for one before the next. While writes are acknowledged it goes to who
-// acknowledged the last one; else it asks all members at once, so that one that
-// is dead costs nothing.
+// Client writes a row every Interval over one connection. When that breaks, or has
+// acknowledged nothing for Notable, it connects anew every Interval, to one member after
+// the other, and does not wait for one before the next, so that a member that is dead
+// costs no more than its turn. It goes on with the first that acknowledges a row.
 type Client struct {
 	Members  []string // HOST or HOST:PORT
 	User     string
@@ -42,10 +42,13 @@ type Client struct {
 	// Out is where events are written to, one a line.
 	Out io.Writer
 
-	mu      sync.Mutex     // of Out
-	asking  []atomic.Int32 // how many ask a member, while no primary is known
-	primary atomic.Int64
-	lastAck atomic.Int64 // ns
+	writing sync.Mutex     // of Out
+	asking  []atomic.Int32 // how many connections ask a member
+	running sync.WaitGroup
+
+	mu      sync.Mutex
+	held    *pgconn.PgConn // nil: there is none
+	lastAck time.Time
 }
 
 // Run writes until ctx ends.
@@ -67,57 +70,95 @@ func (c *Client) Run(ctx context.Context) error {
 	}
 	tick := time.NewTicker(Interval)
 	defer tick.Stop()
-	var running sync.WaitGroup
-	defer running.Wait()
-	for {
+	defer c.running.Wait()
+	for turn := 0; ; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case now := <-tick.C:
-			running.Go(func() { c.transaction(ctx, now.UnixNano(), configs) })
+			if c.settled() {
+				continue
+			}
+			member := turn
+			c.running.Go(func() { c.ask(ctx, now.UnixNano(), member, configs[member]) })
+			turn = (turn + 1) % len(configs)
 		}
 	}
 }
 
-// transaction tries to write one row at one member or at all.
-func (c *Client) transaction(ctx context.Context, id int64, configs []*pgconn.Config) {
-	if time.Since(time.Unix(0, c.lastAck.Load())) < Notable {
-		i := c.primary.Load()
-		c.note(id, int(i), write(ctx, configs[i], id))
-		return
-	}
-	var group sync.WaitGroup
-	for i, config := range configs {
-		group.Go(func() {
-			if c.asking[i].Add(1) <= asksAtOnce {
-				c.note(id, i, write(ctx, config, id))
-			}
-			c.asking[i].Add(-1)
-		})
-	}
-	group.Wait()
+// settled tells whether a connection is held that acknowledges what it is given.
+func (c *Client) settled() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.held != nil && time.Since(c.lastAck) < Notable
 }
 
-// errNoPrimary is what a member answers that takes no writes, if it answers.
-var errNoPrimary = errors.New("no primary")
+// errStandby is of a member that takes no writes.
+var errStandby = errors.New("it is a standby")
 
-// write writes a row at one member.
-func write(ctx context.Context, config *pgconn.Config, id int64) error {
+// ask writes a row over a new connection, which is held from then on if that is acknowledged.
+func (c *Client) ask(ctx context.Context, id int64, member int, config *pgconn.Config) {
+	defer c.asking[member].Add(-1)
+	if c.asking[member].Add(1) > asksAtOnce {
+		return
+	}
 	connecting, cancel := context.WithTimeout(ctx, connectLimit)
 	defer cancel()
 	conn, err := pgconn.ConnectConfig(connecting, config)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errNoPrimary, err)
+		return // no primary
 	}
-	ctx, cancelCommit := context.WithTimeout(ctx, commitLimit)
-	defer cancelCommit()
-	// Behind the acknowledgement: closing is not what is measured.
+	if c.write(ctx, conn, id, member) != nil {
+		go closeIt(conn) // that is not what is measured
+		return
+	}
+	c.mu.Lock()
+	c.held = conn // in place of one that hangs, or of another that was asked at the same time
+	c.mu.Unlock()
+	c.running.Go(func() { c.writeOn(ctx, conn, member) })
+}
+
+// writeOn writes over a connection for as long as it is held and takes rows.
+func (c *Client) writeOn(ctx context.Context, conn *pgconn.PgConn, member int) {
 	defer func() { go closeIt(conn) }()
-	_, err = conn.Exec(ctx, "INSERT INTO "+Table+" VALUES ("+strconv.FormatInt(id, 10)+")").ReadAll()
+	tick := time.NewTicker(Interval)
+	defer tick.Stop()
+	for c.holds(conn) {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			if c.holds(conn) && c.write(ctx, conn, now.UnixNano(), member) != nil {
+				c.letGo(conn)
+			}
+		}
+	}
+}
+
+func (c *Client) holds(conn *pgconn.PgConn) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.held == conn
+}
+
+func (c *Client) letGo(conn *pgconn.PgConn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.held == conn {
+		c.held = nil
+	}
+}
+
+// write writes a row and notes what became of it.
+func (c *Client) write(ctx context.Context, conn *pgconn.PgConn, id int64, member int) error {
+	ctx, cancel := context.WithTimeout(ctx, commitLimit)
+	defer cancel()
+	_, err := conn.Exec(ctx, "INSERT INTO "+Table+" VALUES ("+strconv.FormatInt(id, 10)+")").ReadAll()
 	const readOnly = "25006"
 	if answer := (*pgconn.PgError)(nil); errors.As(err, &answer) && answer.Code == readOnly {
-		return fmt.Errorf("%w: it is a standby", errNoPrimary)
+		return errStandby
 	}
+	c.note(id, member, err)
 	return err
 }
 
@@ -129,17 +170,15 @@ func closeIt(conn *pgconn.PgConn) {
 
 // note writes down what became of a transaction at one member.
 func (c *Client) note(id int64, member int, err error) {
-	if errors.Is(err, errNoPrimary) {
-		return
-	}
 	e := Event{ID: id, Ended: time.Now(), Failed: err != nil}
 	if err != nil {
 		e.Reason = strings.Join(strings.Fields(c.Members[member]+": "+err.Error()), " ")
 	} else {
-		c.primary.Store(int64(member))
-		c.lastAck.Store(e.Ended.UnixNano())
+		c.mu.Lock()
+		c.lastAck = e.Ended
+		c.mu.Unlock()
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.writing.Lock()
+	defer c.writing.Unlock()
 	fmt.Fprintln(c.Out, e)
 }

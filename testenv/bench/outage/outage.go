@@ -1,5 +1,5 @@
-// Package outage sees a database as a client does that connects anew for each of
-// its transactions: when was there a primary that acknowledged a write. Client
+// Package outage sees a database as a client does that connects anew whenever its
+// connection is lost: when was there a primary that acknowledged a write. Client
 // writes down what it sees, Parse reads that, and Log tells the time without.
 package outage
 
