@@ -17,9 +17,9 @@ import (
 type database interface {
 	// label is the system's name in tables.
 	label() string
-	// network is the overlay network that clients attach to.
+	// network is the network that clients attach to.
 	network() string
-	// hosts are the members' names in that network.
+	// hosts are where the members are found in that network: HOST or HOST:PORT.
 	hosts() []string
 	// deploy starts it, with no data.
 	deploy(ctx context.Context) error

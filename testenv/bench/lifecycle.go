@@ -2,31 +2,21 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/openmanage/openmanage/testenv/bench/measure"
 	"github.com/openmanage/openmanage/testenv/bench/outage"
 	"github.com/openmanage/openmanage/testenv/bench/plot"
 	"github.com/openmanage/openmanage/testenv/cluster"
-	"github.com/openmanage/openmanage/testenv/product"
 )
 
 const (
 	lifecycleVolume = "1GiB"
-	// leadersEvery is for how many kills of a node there is one more, of the node that
-	// leads the Swarm.
-	leadersEvery = 5
-	// gatherLimit is how long it may take until one node has the primaries of all systems.
-	gatherLimit = 10 * time.Minute
-
 	// Seconds without a primary.
 	engineKillGoal = 2
-	nodeKillGoal   = 8
 	switchoverGoal = 1
 	upgradeGoal    = 1
 )
@@ -34,8 +24,6 @@ const (
 // What is done to a database, as rows of the table.
 const (
 	engineKilled = "engine `kill -9`"
-	nodeKilled   = "node killed"
-	leaderKilled = "node killed that led the Swarm"
 	switchedOver = "switchover"
 	upgraded     = "upgrade of 3 members, in total"
 )
@@ -49,9 +37,9 @@ const (
 )
 
 // lifecycle measures the time without a writable primary, as a client sees it, of
-// an application of ours, of Patroni and of a bare Swarm service.
+// an application of ours and of Patroni.
 func lifecycle(ctx context.Context, b *bench) (measure.Result, error) {
-	l, err := b.newLifecycle(ctx)
+	l, err := b.newLifecycle(ctx, false)
 	if err != nil {
 		return measure.Result{}, err
 	}
@@ -72,13 +60,8 @@ func lifecycle(ctx context.Context, b *bench) (measure.Result, error) {
 			}
 		}
 	}
-	leaders := (b.repeat + leadersEvery - 1) / leadersEvery
-	for i := range b.repeat + leaders {
-		if err := l.killNode(ctx, i >= b.repeat); err != nil {
-			return measure.Result{}, fmt.Errorf("%s: %w", nodeKilled, err)
-		}
-	}
-	return l.result(), nil
+	return l.result("lifecycle", "Seconds without a writable primary, median and worst, of OpenManage and Patroni",
+		map[string]float64{engineKilled: engineKillGoal, switchedOver: switchoverGoal, upgraded: upgradeGoal}, failedAfter, lostWrites), nil
 }
 
 // lifecycleRun is what is compared, and what was found.
@@ -90,8 +73,9 @@ type lifecycleRun struct {
 	counts      measure.Comparison
 }
 
-// newLifecycle starts everything and waits until it is whole.
-func (b *bench) newLifecycle(ctx context.Context) (*lifecycleRun, error) {
+// newLifecycle starts all systems, a bare service among them if that is wanted, and waits
+// until they are whole.
+func (b *bench) newLifecycle(ctx context.Context, withBare bool) (*lifecycleRun, error) {
 	password, err := b.prepareWriters(ctx)
 	if err != nil {
 		return nil, err
@@ -109,9 +93,11 @@ func (b *bench) newLifecycle(ctx context.Context) (*lifecycleRun, error) {
 	for _, d := range l.changeables {
 		l.all = append(l.all, d)
 	}
-	l.all = append(l.all, &bare{b})
+	if withBare {
+		l.all = append(l.all, &bare{b})
+	}
 	for _, d := range l.all {
-		b.say.Step("lifecycle: starting %s", d.label())
+		b.say.Step("starting %s", d.label())
 		if err := d.deploy(ctx); err != nil {
 			return nil, fmt.Errorf("%s: %w", d.label(), err)
 		}
@@ -208,7 +194,7 @@ func (l *lifecycleRun) take(ctx context.Context, name string, d database, log ou
 	l.seconds.Add(name, d.label(), without.Seconds())
 	l.counts.Add(failedIn+name, d.label(), float64(len(failures)))
 	l.counts.Add(lostWrites, d.label(), float64(lost))
-	l.b.say.Step("lifecycle: %s: %s: %.2f s without a primary, %d failed, %d lost%s",
+	l.b.say.Step("%s: %s: %.2f s without a primary, %d failed, %d lost%s",
 		name, d.label(), without.Seconds(), len(failures), lost, reasons(failures.Outside(longest)))
 	return nil
 }
@@ -221,111 +207,19 @@ func reasons(failures outage.Log) string {
 	return fmt.Sprintf("; outside of the outage: %s", failures[0].Reason)
 }
 
-// killNode kills the node that all primaries are on, at once for all systems.
-func (l *lifecycleRun) killNode(ctx context.Context, leading bool) error {
-	node, leader, err := l.b.notLeading(ctx)
-	if err != nil {
-		return err
-	}
-	name := nodeKilled
-	if leading {
-		name, node = leaderKilled, leader
-	}
-	writers := make([]*writer, len(l.all))
-	for i, d := range l.all {
-		if _, err := waitWhole(ctx, d); err != nil {
-			return err
-		}
-		if writers[i], err = l.b.startWriter(ctx, d, l.other(node)); err != nil {
-			return err
-		}
-	}
-	l.b.say.Step("lifecycle: having all primaries on %s", node.Name)
-	// One may move again before all are there: each that is elsewhere would lose a standby only.
-	err = product.Until(ctx, gatherLimit, "all primaries on "+node.Name, func(ctx context.Context) error {
-		for _, d := range l.all {
-			if err := d.lead(ctx, node); err != nil {
-				return fmt.Errorf("%s on %s: %w", d.label(), node.Name, err)
-			}
-		}
-		if err := goOn(ctx, writers, time.Now()); err != nil {
-			return err
-		}
-		return allLead(ctx, l.all, node)
-	})
-	if err != nil {
-		return err
-	}
-	l.b.lookFrom(node)
-	from := time.Now()
-	if err := node.Kill(ctx); err != nil {
-		return err
-	}
-	if err := goOn(ctx, writers, time.Now()); err != nil {
-		return err
-	}
-	seen := make([]outage.Log, len(writers))
-	for i, w := range writers {
-		// What the node's return costs is not what its death costs.
-		if seen[i], err = w.end(ctx); err != nil {
-			return err
-		}
-	}
-	if err := errors.Join(node.Start(ctx), l.b.c.WaitReady(ctx), l.b.settle(ctx)); err != nil {
-		return err
-	}
-	for i, d := range l.all {
-		if _, err := waitWhole(ctx, d); err != nil {
-			return err
-		}
-		if err := l.take(ctx, name, d, seen[i], from); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// allLead checks that the primaries of all systems are on a node.
-func allLead(ctx context.Context, systems []database, node *cluster.Node) error {
-	for _, d := range systems {
-		primary, err := wholePrimary(ctx, d)
-		if err != nil {
-			return err
-		}
-		if primary.node.Number != node.Number {
-			return fmt.Errorf("the primary of %s is on %s", d.label(), primary.node.Name)
-		}
-	}
-	return nil
-}
-
-// goOn waits until all of them write again.
-func goOn(ctx context.Context, writers []*writer, t time.Time) error {
-	errs := make([]error, len(writers))
-	var group sync.WaitGroup
-	for i, w := range writers {
-		group.Go(func() { errs[i] = w.goesOn(ctx, t) })
-	}
-	group.Wait()
-	return errors.Join(errs...)
-}
-
-// result is all tables and the plot.
-func (l *lifecycleRun) result() measure.Result {
-	for name, goal := range map[string]float64{engineKilled: engineKillGoal, nodeKilled: nodeKillGoal, switchedOver: switchoverGoal, upgraded: upgradeGoal} {
+// result is all tables and the plot. Of goals, those in seconds are of the median, and nothing
+// at all may be counted in the rows named last.
+func (l *lifecycleRun) result(plotName, shows string, goals map[string]float64, never ...string) measure.Result {
+	for name, goal := range goals {
 		l.seconds.Add(name, l.all[0].label()).Goal = measure.AtMost(goal)
 	}
-	for _, name := range []string{failedAfter, lostWrites} {
+	for _, name := range never {
 		l.counts.Add(name, l.all[0].label()).Goal = measure.WorstAtMost(0)
 	}
 	r := measure.Result{Comparisons: []measure.Comparison{l.seconds, l.counts}}
-	r.Plots = []measure.Plot{{
-		Name: "lifecycle", Shows: "Seconds without a writable primary, median and worst, of OpenManage, Patroni and a bare Swarm service",
-		SVG: barsOf("Seconds without a writable primary", l.seconds, false).SVG(),
-	}}
-	r.Note("%d repetitions, in turn; a client on a node that stays begins a transaction every %s, each over a new connection. Without a primary is the longest time between two acknowledgements; for an upgrade all from %s on together.",
+	r.Plots = []measure.Plot{{Name: plotName, Shows: shows, SVG: barsOf("Seconds without a writable primary", l.seconds, false).SVG()}}
+	r.Note("%d repetitions, in turn. A client on a node that stays writes a row every %s and connects anew when it has to. Without a primary is the longest time between two acknowledgements; for an upgrade all from %s on together.",
 		l.b.repeat, outage.Interval, outage.Notable)
-	r.Note("When a node is killed it has the primaries of all systems, which lose it at the same instant.")
 	for _, s := range []patroniSettings{patroniTightest, patroniDefaults} {
 		r.Note("%s: ttl %d, loop_wait %d, retry_timeout %d.", s.Label, s.TTL, s.LoopWait, s.RetryTimeout)
 	}

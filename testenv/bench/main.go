@@ -39,6 +39,7 @@ func benchmarks() []benchmark {
 		{name: "thousand", run: thousand},
 		{name: "failover", run: failover},
 		{name: "lifecycle", run: lifecycle, images: []string{postgresNext, patroniImage, patroniNext}},
+		{name: "nodekill", run: nodeKill, images: []string{patroniImage}},
 		{name: "join", run: join},
 		{name: "generate", run: generate},
 		{name: "create", run: create, images: createdImages()},
@@ -51,7 +52,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.only, "only", "", "run only these benchmarks, separated by commas: "+strings.Join(names(benchmarks()), ", "))
 	flag.StringVar(&o.write, "write", "", "also write the tables into this `file`, between its markers")
-	flag.IntVar(&o.repeat, "repeat", defaultRepeat, "how often lifecycle, join and create measure each thing")
+	flag.IntVar(&o.repeat, "repeat", defaultRepeat, "how often lifecycle, nodekill, join and create measure each thing")
 	flag.StringVar(&o.sizes, "sizes", defaultSizes, "sizes of the databases of join, separated by commas")
 	flag.Parse()
 	if err := run(ctx, o); err != nil {

@@ -34,13 +34,14 @@ type patroniSettings struct {
 	Name                        string
 	Label                       string
 	TTL, LoopWait, RetryTimeout int
+	Port, API                   int // on the nodes
 }
 
 // Patroni's defaults, and the least values that its documentation allows. There
 // must be loop_wait + 2 * retry_timeout <= ttl.
 var (
-	patroniDefaults = patroniSettings{Name: "default", Label: "Patroni, defaults", TTL: 30, LoopWait: 10, RetryTimeout: 10}
-	patroniTightest = patroniSettings{Name: "tight", Label: "Patroni, tightest", TTL: 20, LoopWait: 1, RetryTimeout: 3}
+	patroniDefaults = patroniSettings{Name: "default", Label: "Patroni, defaults", TTL: 30, LoopWait: 10, RetryTimeout: 10, Port: 15433, API: 18009}
+	patroniTightest = patroniSettings{Name: "tight", Label: "Patroni, tightest", TTL: 20, LoopWait: 1, RetryTimeout: 3, Port: 15432, API: 18008}
 )
 
 // patroni is one Patroni cluster with a member on each node.
@@ -58,7 +59,11 @@ func (b *bench) deployPatroni(ctx context.Context, password string, settings ...
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	if err := writePatroni(dir, b.c.Nodes(), password, settings); err != nil {
+	var nodes []patroniNode
+	for _, n := range b.c.Nodes() {
+		nodes = append(nodes, patroniNode{n.Number, n.Name, n.IP().String()})
+	}
+	if err := writePatroni(dir, nodes, password, settings); err != nil {
 		return nil, err
 	}
 	if _, err := b.Docker(ctx, "stack", "deploy", "--detach", "--resolve-image", "never", "--compose-file", filepath.Join(dir, "stack.yml"), patroniStack); err != nil {
@@ -71,34 +76,36 @@ func (b *bench) deployPatroni(ctx context.Context, password string, settings ...
 	return clusters, nil
 }
 
+// patroniNode is a node with a member of each cluster.
+type patroniNode struct {
+	Number        int
+	Name, Address string
+}
+
 // patroniMember is one member of one cluster, for the templates.
 type patroniMember struct {
 	patroniSettings
-	Name, Cluster, Node, Password string
-	Etcd                          []etcdMember
+	Name, Cluster, Password string
+	Node                    patroniNode
+	Nodes                   []patroniNode
 }
-
-type etcdMember struct{ Name, Node string }
 
 // writePatroni writes the stack and the members' configurations, which become
 // secrets.
-func writePatroni(dir string, nodes []*cluster.Node, password string, settings []patroniSettings) error {
+func writePatroni(dir string, nodes []patroniNode, password string, settings []patroniSettings) error {
 	stack := struct {
 		Image    string
-		Etcd     []etcdMember
+		Nodes    []patroniNode
 		Clusters []patroniSettings
 		Members  []patroniMember
-	}{Image: patroniImage, Clusters: settings}
-	for _, n := range nodes {
-		stack.Etcd = append(stack.Etcd, etcdMember{fmt.Sprintf("etcd-%d", n.Number), n.Name})
-	}
+	}{Image: patroniImage, Nodes: nodes, Clusters: settings}
 	files, err := template.New("").Delims("[[", "]]").ParseFS(patroniFiles, "patroni/*.tmpl")
 	if err != nil {
 		return err
 	}
 	for _, s := range settings {
 		for _, n := range nodes {
-			m := patroniMember{patroniSettings: s, Cluster: s.Name, Name: memberName(s, n), Node: n.Name, Password: password, Etcd: stack.Etcd}
+			m := patroniMember{patroniSettings: s, Cluster: s.Name, Name: memberName(s, n.Number), Node: n, Password: password, Nodes: nodes}
 			stack.Members = append(stack.Members, m)
 			if err := render(files, "member.yml.tmpl", m, filepath.Join(dir, m.Name+".yml")); err != nil {
 				return err
@@ -116,17 +123,17 @@ func render(files *template.Template, name string, data any, to string) error {
 	return os.WriteFile(to, text.Bytes(), 0o600)
 }
 
-func memberName(s patroniSettings, n *cluster.Node) string {
-	return fmt.Sprintf("patroni-%s-%d", s.Name, n.Number)
+func memberName(s patroniSettings, node int) string {
+	return fmt.Sprintf("patroni-%s-%d", s.Name, node)
 }
 
 func (p *patroni) label() string   { return p.settings.Label }
-func (p *patroni) network() string { return patroniStack + "_default" }
+func (p *patroni) network() string { return "host" }
 
 func (p *patroni) hosts() []string {
 	var hosts []string
 	for _, n := range p.b.c.Nodes() {
-		hosts = append(hosts, memberName(p.settings, n))
+		hosts = append(hosts, fmt.Sprintf("%s:%d", n.IP(), p.settings.Port))
 	}
 	return hosts
 }
@@ -144,14 +151,14 @@ func (p *patroni) service(member string) string { return patroniStack + "_" + me
 func (p *patroni) members(ctx context.Context) ([]member, error) {
 	var found []member
 	for _, n := range p.b.c.Nodes() {
-		name := memberName(p.settings, n)
+		name := memberName(p.settings, n.Number)
 		container, err := p.b.runningOn(ctx, n, p.service(name))
 		if err != nil {
 			return nil, err
 		}
 		found = append(found, member{name: name, node: n, container: container})
 	}
-	out, err := p.b.docker(ctx, found[0].node, "exec", found[0].container, "curl", "--silent", "--show-error", "--max-time", "5", "http://localhost:8008/cluster")
+	out, err := p.b.docker(ctx, found[0].node, "exec", found[0].container, "curl", "--silent", "--show-error", "--max-time", "5", fmt.Sprintf("http://localhost:%d/cluster", p.settings.API))
 	if err != nil {
 		return nil, err
 	}
@@ -190,7 +197,7 @@ func (p *patroni) lead(ctx context.Context, node *cluster.Node) error {
 		if err != nil || leader.node.Number == node.Number {
 			return err
 		}
-		err = p.switchover(ctx, memberName(p.settings, node))
+		err = p.switchover(ctx, memberName(p.settings, node.Number))
 		return errors.Join(fmt.Errorf("it is on %s", leader.node.Name), err)
 	})
 }

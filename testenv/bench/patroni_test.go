@@ -10,15 +10,13 @@ import (
 	"github.com/docker/cli/cli/compose/types"
 	"go.yaml.in/yaml/v3"
 	"gotest.tools/v3/assert"
-
-	"github.com/openmanage/openmanage/testenv/cluster"
 )
 
 func TestPatroniStackIsOneThatDockerDeploys(t *testing.T) {
 	dir := t.TempDir()
-	var nodes []*cluster.Node
+	var nodes []patroniNode
 	for i := range 3 {
-		nodes = append(nodes, &cluster.Node{Number: i + 1, Name: fmt.Sprintf("node%d", i+1)})
+		nodes = append(nodes, patroniNode{i + 1, fmt.Sprintf("node%d", i+1), fmt.Sprintf("10.0.0.%d", i+1)})
 	}
 	settings := []patroniSettings{patroniDefaults, patroniTightest}
 	assert.NilError(t, writePatroni(dir, nodes, "secret", settings))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,7 +65,7 @@ func (b *bench) prepareWriters(ctx context.Context) (password string, err error)
 // entries of one that they take for dead, and do not always get them back with it.
 // Such members are started anew; it is not what is measured.
 func (b *bench) startWriter(ctx context.Context, d database, on *cluster.Node) (*writer, error) {
-	w := &writer{b: b, node: on, container: writerPrefix + d.hosts()[0]}
+	w := &writer{b: b, node: on, container: writerPrefix + strings.ReplaceAll(d.hosts()[0], ":", "-")}
 	_, err := b.docker(ctx, on, "run", "--detach", "--name", w.container, "--stop-timeout", "1", "--network", d.network(),
 		"--mount", b.writerMount(), plainImage,
 		"/writer/"+writerBinary, "--members", strings.Join(d.hosts(), ","), "--user", clientRole, "--password-file", "/writer/"+writerPassword)
@@ -79,6 +80,9 @@ func (b *bench) startWriter(ctx context.Context, d database, on *cluster.Node) (
 		return nil, err
 	}
 	for _, m := range members {
+		if !slices.Contains(d.hosts(), m.name) { // it is not known by its name
+			continue
+		}
 		if out, err := b.docker(ctx, on, "exec", w.container, "getent", "ahostsv4", m.name); err == nil && out != "" {
 			continue
 		}
