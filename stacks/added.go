@@ -81,31 +81,38 @@ func ReadFolder(folder fs.FS) (Source, error) {
 // ReadAdded reads a type that did not come with OpenManage. It shares common.tmpl and
 // common.yaml with those that did.
 func ReadAdded(id string, source Source, added Added) (*App, error) {
-	app, err := loadApp(files{
-		path.Join(id, "app.yaml"): []byte(source.App), path.Join(id, "stack.yaml.tmpl"): []byte(source.Template),
-	}, id)
+	shared, err := readShared(builtin)
 	if err != nil {
 		return nil, err
+	}
+	app, err := loadApp(files{
+		path.Join(id, "app.yaml"): []byte(source.App), path.Join(id, "stack.yaml.tmpl"): []byte(source.Template),
+	}, id, shared)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := parseTemplate(app); err != nil {
+		return nil, fmt.Errorf("%s: %w", path.Join(id, "stack.yaml.tmpl"), err)
 	}
 	app.Added = &added
 	return app, nil
 }
 
-// files are those of one type, beside what all types share.
+// files are those of one type.
 type files map[string][]byte
 
-// Open opens only what all types share.
-func (f files) Open(name string) (fs.File, error) { return builtin.Open(name) }
+// Open opens none: they are read as a whole.
+func (f files) Open(name string) (fs.File, error) {
+	return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+}
 
-// ReadFile reads a file of the type, or what all types share.
+// ReadFile reads one.
 func (f files) ReadFile(name string) ([]byte, error) {
-	if doc, ok := f[name]; ok {
-		return doc, nil
-	}
-	if strings.Contains(name, "/") {
+	doc, ok := f[name]
+	if !ok {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: fs.ErrNotExist}
 	}
-	return builtin.ReadFile(name)
+	return doc, nil
 }
 
 // With returns the catalog with more types. One whose name is taken is left out and

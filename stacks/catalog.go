@@ -209,11 +209,16 @@ type Catalog struct{ apps []*App }
 // changes what is in it.
 var Builtin = sync.OnceValues(func() (*Catalog, error) { return Load(builtin) })
 
-// Load reads every folder of fsys that has an app.yaml.
+// Load reads every folder of fsys that has an app.yaml. A template is parsed when a
+// stack is made of it.
 func Load(fsys fs.FS) (*Catalog, error) {
 	entries, err := fs.ReadDir(fsys, ".")
 	if err != nil {
 		return nil, fmt.Errorf("read the catalog: %w", err)
+	}
+	shared, err := readShared(fsys)
+	if err != nil {
+		return nil, err
 	}
 	c := &Catalog{}
 	names := map[string]string{}
@@ -224,7 +229,7 @@ func Load(fsys fs.FS) (*Catalog, error) {
 		if _, err := fs.Stat(fsys, path.Join(e.Name(), "app.yaml")); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		app, err := loadApp(fsys, e.Name())
+		app, err := loadApp(fsys, e.Name(), shared)
 		if err != nil {
 			return nil, err
 		}
@@ -283,17 +288,13 @@ func visible(text string) string {
 	}, text)
 }
 
-func loadApp(fsys fs.FS, folder string) (*App, error) {
+func loadApp(fsys fs.FS, folder string, shared shared) (*App, error) {
 	file := path.Join(folder, "app.yaml")
 	doc, err := fs.ReadFile(fsys, file)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", file, err)
 	}
-	shared, err := commonParameters(fsys)
-	if err != nil {
-		return nil, err
-	}
-	app, err := parseApp(doc, shared...)
+	app, err := parseApp(doc, shared.parameters...)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
@@ -304,16 +305,26 @@ func loadApp(fsys fs.FS, folder string) (*App, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the template beside %s: %w", file, err)
 	}
-	app.template = string(tmpl)
-	common, err := fs.ReadFile(fsys, "common.tmpl")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("read what all templates share: %w", err)
-	}
-	app.common = string(common)
-	if _, err := parseTemplate(app); err != nil {
-		return nil, fmt.Errorf("%s: %w", path.Join(folder, "stack.yaml.tmpl"), err)
-	}
+	app.template, app.common = string(tmpl), shared.template
 	return app, nil
+}
+
+// shared is what all types have in common.
+type shared struct {
+	parameters []Parameter // common.yaml
+	template   string      // common.tmpl
+}
+
+func readShared(fsys fs.FS) (s shared, err error) {
+	if s.parameters, err = commonParameters(fsys); err != nil {
+		return s, err
+	}
+	text, err := fs.ReadFile(fsys, "common.tmpl")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return s, fmt.Errorf("read what all templates share: %w", err)
+	}
+	s.template = string(text)
+	return s, nil
 }
 
 // commonParameters are those of every type.

@@ -132,7 +132,6 @@ func TestLoadRefuses(t *testing.T) {
 	for _, tc := range []struct {
 		doc  string
 		app  string
-		tmpl string
 		want string
 	}{
 		{doc: "unknown field", app: "id: x\ntitel: X\n", want: "x/app.yaml: yaml: unmarshal errors:\n  line 2: field titel not found"},
@@ -141,13 +140,14 @@ func TestLoadRefuses(t *testing.T) {
 		{doc: "no size", app: "id: x\nvolume:\n  size: big\n", want: "line 3: \"big\" is no size"},
 		{doc: "parameter type", app: "id: x\nparameters: [{name: p, type: float, description: d}]\n", want: "parameter p: type \"float\""},
 		{doc: "other folder", app: string(app), want: `it must be the folder's name, "x"`},
-		{doc: "broken template", app: strings.Replace(string(app), "id: postgresql", "id: x", 1), tmpl: "[[ if ]]", want: "x/stack.yaml.tmpl: template"},
 	} {
 		t.Run(tc.doc, func(t *testing.T) {
-			_, err := Load(fstest.MapFS{"x/app.yaml": {Data: []byte(tc.app)}, "x/stack.yaml.tmpl": {Data: []byte(tc.tmpl)}})
+			_, err := Load(fstest.MapFS{"x/app.yaml": {Data: []byte(tc.app)}, "x/stack.yaml.tmpl": {}})
 			assert.ErrorContains(t, err, tc.want)
 		})
 	}
+	_, err = ReadAdded("x", Source{App: strings.Replace(string(app), "id: postgresql", "id: x", 1), Template: "[[ if ]]"}, Added{})
+	assert.ErrorContains(t, err, "x/stack.yaml.tmpl: template")
 }
 
 func TestParsePublish(t *testing.T) {
