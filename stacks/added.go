@@ -81,7 +81,7 @@ func ReadFolder(folder fs.FS) (Source, error) {
 // ReadAdded reads a type that did not come with OpenManage. It shares common.tmpl and
 // common.yaml with those that did.
 func ReadAdded(id string, source Source, added Added) (*App, error) {
-	shared, err := readShared(builtin)
+	shared, err := builtinShared()
 	if err != nil {
 		return nil, err
 	}

@@ -315,6 +315,9 @@ type shared struct {
 	template   string      // common.tmpl
 }
 
+// builtinShared is that of the types that come with OpenManage, and of those that are added.
+var builtinShared = sync.OnceValues(func() (shared, error) { return readShared(builtin) })
+
 func readShared(fsys fs.FS) (s shared, err error) {
 	if s.parameters, err = commonParameters(fsys); err != nil {
 		return s, err

@@ -104,12 +104,12 @@ func (l *linter) app(doc []byte) *App {
 	if l.twice {
 		return nil
 	}
-	shared, err := commonParameters(builtin)
+	shared, err := builtinShared()
 	if err != nil {
 		l.problems = append(l.problems, Problem{File: appFile, Text: err.Error()})
 		return nil
 	}
-	app, err := parseLoosely(file.Content[0], shared)
+	app, err := parseLoosely(file.Content[0], shared.parameters)
 	for _, text := range messages(err) {
 		path, _, _ := strings.Cut(text, " ")
 		if name, ok := strings.CutPrefix(text, "parameter "); ok {

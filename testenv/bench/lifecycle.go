@@ -15,6 +15,7 @@ import (
 
 const (
 	lifecycleVolume = "1GiB"
+
 	// Seconds without a primary.
 	engineKillGoal = 2
 	switchoverGoal = 1
@@ -39,7 +40,7 @@ const (
 // lifecycle measures the time without a writable primary, as a client sees it, of
 // an application of ours and of Patroni.
 func lifecycle(ctx context.Context, b *bench) (measure.Result, error) {
-	l, err := b.newLifecycle(ctx, false)
+	l, err := b.newLifecycle(ctx)
 	if err != nil {
 		return measure.Result{}, err
 	}
@@ -73,9 +74,8 @@ type lifecycleRun struct {
 	counts      measure.Comparison
 }
 
-// newLifecycle starts all systems, a bare service among them if that is wanted, and waits
-// until they are whole.
-func (b *bench) newLifecycle(ctx context.Context, withBare bool) (*lifecycleRun, error) {
+// newLifecycle starts an application of ours, Patroni and others, and waits until all are whole.
+func (b *bench) newLifecycle(ctx context.Context, others ...database) (*lifecycleRun, error) {
 	password, err := b.prepareWriters(ctx)
 	if err != nil {
 		return nil, err
@@ -93,9 +93,7 @@ func (b *bench) newLifecycle(ctx context.Context, withBare bool) (*lifecycleRun,
 	for _, d := range l.changeables {
 		l.all = append(l.all, d)
 	}
-	if withBare {
-		l.all = append(l.all, &bare{b})
-	}
+	l.all = append(l.all, others...)
 	for _, d := range l.all {
 		b.say.Step("starting %s", d.label())
 		if err := d.deploy(ctx); err != nil {

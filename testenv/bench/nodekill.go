@@ -32,7 +32,7 @@ const (
 // nodeKill measures the time without a writable primary when its node dies, as a client sees
 // it, of an application of ours, of Patroni and of a bare Swarm service.
 func nodeKill(ctx context.Context, b *bench) (measure.Result, error) {
-	l, err := b.newLifecycle(ctx, true)
+	l, err := b.newLifecycle(ctx, &bare{b})
 	if err != nil {
 		return measure.Result{}, err
 	}

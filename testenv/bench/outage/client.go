@@ -93,9 +93,6 @@ func (c *Client) settled() bool {
 	return c.held != nil && time.Since(c.lastAck) < Notable
 }
 
-// errStandby is of a member that takes no writes.
-var errStandby = errors.New("it is a standby")
-
 // ask writes a row over a new connection, which is held from then on if that is acknowledged.
 func (c *Client) ask(ctx context.Context, id int64, member int, config *pgconn.Config) {
 	defer c.asking[member].Add(-1)
@@ -123,13 +120,17 @@ func (c *Client) writeOn(ctx context.Context, conn *pgconn.PgConn, member int) {
 	defer func() { go closeIt(conn) }()
 	tick := time.NewTicker(Interval)
 	defer tick.Stop()
-	for c.holds(conn) {
+	for {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			if c.holds(conn) && c.write(ctx, conn, now.UnixNano(), member) != nil {
+			if !c.holds(conn) {
+				return
+			}
+			if c.write(ctx, conn, now.UnixNano(), member) != nil {
 				c.letGo(conn)
+				return
 			}
 		}
 	}
@@ -156,7 +157,7 @@ func (c *Client) write(ctx context.Context, conn *pgconn.PgConn, id int64, membe
 	_, err := conn.Exec(ctx, "INSERT INTO "+Table+" VALUES ("+strconv.FormatInt(id, 10)+")").ReadAll()
 	const readOnly = "25006"
 	if answer := (*pgconn.PgError)(nil); errors.As(err, &answer) && answer.Code == readOnly {
-		return errStandby
+		return err // nothing became of it
 	}
 	c.note(id, member, err)
 	return err
