@@ -410,6 +410,22 @@ func TestAMemberThatIsAskedToStopWaitsForItsTurn(t *testing.T) {
 	m.Await("that it stops", func(s api.MemberStatus) bool { return s.State == api.StateStopping })
 }
 
+// A server that runs and does not answer is not one that has stopped.
+func TestAMemberWhoseServerDoesNotAnswerWaitsForItsTurnToo(t *testing.T) {
+	m := started(t)
+	m.Stay(true)
+	role := filepath.Join(m.Volume, "role")
+	assert.NilError(t, os.Symlink("role", role+".loop"))
+	assert.NilError(t, os.Rename(role+".loop", role)) // in one step: it cannot be read from then on
+	m.Await("that its role is not known", func(s api.MemberStatus) bool { return s.State == api.StateRunning && s.Role == "" })
+	m.Signal(syscall.SIGTERM)
+	for range 3 {
+		m.Await("that it runs", func(s api.MemberStatus) bool { return s.Leaving && s.State == api.StateRunning })
+	}
+	m.Stay(false)
+	m.Await("that it stops", func(s api.MemberStatus) bool { return s.State == api.StateStopping })
+}
+
 func TestAMemberThatIsAskedToStopGoesWhenAnotherHasTakenItsPlace(t *testing.T) {
 	m := started(t)
 	m.Stay(true)

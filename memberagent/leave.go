@@ -58,5 +58,9 @@ func (a *agent) stopGrace() time.Duration {
 // orders of this term: the former primary's last position is what others wait for.
 func (a *agent) idleUnder(term uint64) bool {
 	s := a.status.get()
+	switch s.State {
+	case api.StateStarting, api.StateRunning, api.StateStopping: // of a server that does not answer no role is known
+		return false
+	}
 	return s.Role == "" && s.Term == term
 }

@@ -1,10 +1,10 @@
 package stacks
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path"
 	"slices"
@@ -33,15 +33,12 @@ const (
 	maxRecord = 800 << 10
 )
 
-// maxStack is the largest stack that is generated: a template that repeats itself
-// without end does not eat up the memory.
-const maxStack = 4 << 20
-
-// ReadFolder reads the files of a type.
+// ReadFolder reads the files of a type. folder keeps to itself (os.Root): a link that leads out of it
+// would put a file of the user's into the catalog, where others can read it.
 func ReadFolder(folder fs.FS) (Source, error) {
 	var s Source
 	var errs []error
-	total := int64(0)
+	left := maxSource
 	for _, f := range []struct {
 		name     string
 		to       *string
@@ -61,14 +58,12 @@ func ReadFolder(folder fs.FS) (Source, error) {
 			errs = append(errs, fmt.Errorf("%s is no file", f.name))
 			continue
 		}
-		if total += info.Size(); total > maxSource {
-			errs = append(errs, fmt.Errorf("app.yaml, stack.yaml.tmpl and README.md have more than %s together", FormatSize(maxSource)))
-			break
-		}
-		doc, err := fs.ReadFile(folder, f.name)
+		doc, err := readAtMost(folder, f.name, left)
 		if err != nil {
 			errs = append(errs, err)
+			break
 		}
+		left -= len(doc)
 		*f.to = string(doc)
 	}
 	// JSON, in which it is kept, can be longer.
@@ -76,6 +71,20 @@ func ReadFolder(folder fs.FS) (Source, error) {
 		errs = append(errs, err, fmt.Errorf("app.yaml, stack.yaml.tmpl and README.md have more than %s together as JSON", FormatSize(maxRecord)))
 	}
 	return s, errors.Join(errs...)
+}
+
+// readAtMost reads a file of the folder, if it is no larger than what is left.
+func readAtMost(folder fs.FS, name string, left int) ([]byte, error) {
+	file, err := folder.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	doc, err := io.ReadAll(io.LimitReader(file, int64(left)+1))
+	if err == nil && len(doc) > left {
+		err = fmt.Errorf("app.yaml, stack.yaml.tmpl and README.md have more than %s together", FormatSize(maxSource))
+	}
+	return doc, err
 }
 
 // ReadAdded reads a type that did not come with OpenManage. It shares common.tmpl and
@@ -140,19 +149,6 @@ func (c *Catalog) taken(app *App) (name, owner string) {
 		}
 	}
 	return "", ""
-}
-
-// limited refuses to become longer than it may.
-type limited struct {
-	to   *bytes.Buffer
-	left int
-}
-
-func (l *limited) Write(p []byte) (int, error) {
-	if l.left -= len(p); l.left < 0 {
-		return 0, fmt.Errorf("the stack becomes larger than %s", FormatSize(maxStack))
-	}
-	return l.to.Write(p)
 }
 
 // Search returns the types that have all of the words, in what they are called and what is

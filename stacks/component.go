@@ -3,6 +3,8 @@ package stacks
 import (
 	"cmp"
 	"fmt"
+	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -60,6 +62,19 @@ type Need struct {
 	Parameters map[string]string `yaml:"parameters" json:"parameters,omitempty"`
 }
 
+// Along is the application of a type that is created along to fill the need: the type as it then is, and
+// its completed options.
+func (n Need) Along(needed *App, name string) (*App, Options) {
+	parameters := maps.Clone(n.Parameters)
+	if parameters == nil {
+		parameters = map[string]string{}
+	}
+	o := needed.Complete(Options{Name: name, Members: n.Members, Image: n.Image, Parameters: parameters})
+	made := *needed.For(o)
+	made.Image.Default = o.Image // no user asked for it
+	return &made, o
+}
+
 // Uses is an application that fills a need.
 type Uses struct {
 	Name    string `json:"name"`
@@ -67,15 +82,22 @@ type Uses struct {
 }
 
 // Hosts are the names of its members, as many clients take them: a,b,c.
-func (u Uses) Hosts() string { return u.Join("%s") }
+func (u Uses) Hosts() (string, error) { return u.Join("%s") }
 
 // Join writes each of these names as the format says, such as http://%s:9200, with commas between them.
-func (u Uses) Join(format string) string {
-	names := make([]string, u.Members)
-	for i := range names {
-		names[i] = strings.ReplaceAll(format, "%s", MemberName(u.Name, i+1))
+func (u Uses) Join(format string) (string, error) {
+	var all strings.Builder
+	for slot := 1; slot <= u.Members; slot++ {
+		if slot > 1 {
+			all.WriteByte(',')
+		}
+		name := MemberName(u.Name, slot)
+		if all.Len()+len(format)+strings.Count(format, "%s")*len(name) > maxStack {
+			return "", errLarge
+		}
+		all.WriteString(strings.ReplaceAll(format, "%s", name))
 	}
-	return strings.Join(names, ",")
+	return all.String(), nil
 }
 
 // Network is the one in which they answer.
@@ -90,9 +112,13 @@ func (c *Component) complete() {
 	}
 }
 
+var memberLike = regexp.MustCompile(`-[0-9]+$`)
+
 // validate says what is wrong with a component of a, if anything, through check.
 func (c *Component) validate(a *App, check func(ok bool, format string, args ...any)) {
 	where := "component " + c.Name + ": "
+	// Docker has the service answer to its name, which is then nobody's member's.
+	check(!memberLike.MatchString(c.Name), where+"a dash and a number at the end are how members are called")
 	check(appID.MatchString(c.Name), "component %q: expected a name of lower-case letters, digits and dashes, a letter first", c.Name)
 	check(c.Description != "", where+"description is missing")
 	if c.Own {
@@ -256,7 +282,8 @@ func (d *data) Foreigns() []Foreign {
 	return all
 }
 
-// completeNeeds says which applications fill the needs of one that is called name.
+// completeNeeds says which applications fill the needs of one that is called name. Of how many members
+// they are taken to be, where nobody says it, is what they are made with.
 func (a *App) completeNeeds(name string, given map[string]Uses) map[string]Uses {
 	if len(a.Needs) == 0 {
 		return nil
@@ -264,7 +291,13 @@ func (a *App) completeNeeds(name string, given map[string]Uses) map[string]Uses 
 	uses := map[string]Uses{}
 	for _, n := range a.Needs {
 		u := given[n.Name]
-		uses[n.Name] = Uses{Name: cmp.Or(u.Name, name+"-"+n.Name), Members: cmp.Or(u.Members, n.Members, 1)}
+		members := cmp.Or(u.Members, n.Members)
+		if builtin, err := Builtin(); members == 0 && err == nil {
+			if needed, err := builtin.Find(n.Type); err == nil {
+				members = needed.Members.Default
+			}
+		}
+		uses[n.Name] = Uses{Name: cmp.Or(u.Name, name+"-"+n.Name), Members: max(members, 1)}
 	}
 	return uses
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -28,6 +29,7 @@ const (
 	AllowForeignVolume  = "foreign-volume"
 	AllowForeignName    = "foreign-name"
 	AllowVolumeDriver   = "volume-driver"
+	AllowLogDriver      = "log-driver"
 	AllowManagers       = "managers"
 	AllowGlobal         = "global"
 	AllowLatestImage    = "latest-image"
@@ -48,6 +50,7 @@ var Permissions = map[string]string{
 	AllowForeignVolume:  "volumes that are not its own",
 	AllowForeignName:    "names that are not its own: it could answer in the place of others, or be taken for one of theirs",
 	AllowVolumeDriver:   "volume plugins other than OpenManage's",
+	AllowLogDriver:      "log drivers that send what it says elsewhere: the node's Docker does so, from the node",
 	AllowManagers:       "placement on manager nodes",
 	AllowGlobal:         "a task on every node",
 	AllowLatestImage:    "images without a version: what runs is whatever was pushed last",
@@ -68,8 +71,10 @@ func (a *App) Demands(o Options, config *types.Config) []Demand {
 	d := &demands{app: a, o: o, config: config}
 	for _, s := range config.Services {
 		d.container(s)
+		d.doors(s)
 		d.mounts(s)
 		d.names(s)
+		d.labels(s)
 		d.placement(s)
 	}
 	d.objects()
@@ -122,16 +127,30 @@ func (d *demands) container(s types.ServiceConfig) {
 	if s.Privileged || s.Pid != "" || s.Ipc != "" || s.UserNSMode != "" || len(s.SecurityOpt) > 0 || len(s.Devices) > 0 || s.CgroupParent != "" {
 		d.add(AllowPrivileges, "%s: privileged, pid, ipc, userns_mode, security_opt, devices or cgroup_parent", subject(s))
 	}
+	if l := s.Logging; l != nil && !slices.Contains([]string{"", "json-file", "local", "none"}, l.Driver) {
+		d.add(AllowLogDriver, "%s: logging driver %s", subject(s), l.Driver)
+	}
+	if asked := d.o.Image != d.app.Image.Default && s.Image == d.o.Image; !asked && latest(s.Image) {
+		d.add(AllowLatestImage, "%s: image %s", subject(s), s.Image)
+	}
+}
+
+// doors looks at how others than the application's own reach it, and it them.
+func (d *demands) doors(s types.ServiceConfig) {
 	if s.NetworkMode != "" {
 		d.add(AllowHostNetwork, "%s: network_mode %s", subject(s), s.NetworkMode)
 	}
 	for _, p := range s.Ports {
-		if p.Published != 0 && !slices.Contains(d.o.Publish, Publish{Published: int(p.Published), Target: int(p.Target)}) {
-			d.add(AllowHostPort, "%s: port %d of the nodes, for its port %d", subject(s), p.Published, p.Target)
+		p.Protocol = cmp.Or(p.Protocol, "tcp")
+		asked := p.Protocol == d.app.ProtocolOf(int(p.Target)) &&
+			slices.Contains(d.o.Publish, Publish{Published: int(p.Published), Target: int(p.Target)})
+		switch {
+		case asked:
+		case p.Published == 0: // Docker publishes it all the same
+			d.add(AllowHostPort, "%s: a port of the nodes that Docker chooses, for its port %d/%s", subject(s), p.Target, p.Protocol)
+		default:
+			d.add(AllowHostPort, "%s: port %d/%s of the nodes, for its port %d", subject(s), p.Published, p.Protocol, p.Target)
 		}
-	}
-	if asked := d.o.Image != d.app.Image.Default && s.Image == d.o.Image; !asked && latest(s.Image) {
-		d.add(AllowLatestImage, "%s: image %s", subject(s), s.Image)
 	}
 }
 
@@ -188,12 +207,17 @@ func (d *demands) mounts(s types.ServiceConfig) {
 	}
 }
 
-// names looks at those under which others would find the service, or OpenManage.
+// names looks at those under which others would find the service.
 func (d *demands) names(s types.ServiceConfig) {
 	if s.Hostname != "" && !d.own(s.Hostname) {
 		d.add(AllowForeignName, "%s: hostname %s", subject(s), s.Hostname)
 	}
 	for _, key := range sortedKeys(s.Networks) {
+		// Docker has a service answer to its key too, in each of its networks.
+		n := d.config.Networks[key]
+		if name := d.named(key, n.Name); n.External.External && name != "host" && !d.own(s.Name) && !d.part(s.Name) {
+			d.add(AllowForeignName, "%s: it answers to %s in the network %s", subject(s), s.Name, name)
+		}
 		if s.Networks[key] == nil {
 			continue
 		}
@@ -203,14 +227,28 @@ func (d *demands) names(s types.ServiceConfig) {
 			}
 		}
 	}
+}
+
+// part tells whether a service's key is that of a member, which is its number, or of a component.
+// Neither can be the name of another's member (Component.validate).
+func (d *demands) part(key string) bool {
+	slot, err := strconv.Atoi(key)
+	return err == nil && slot >= 1 && slot <= d.o.Members ||
+		slices.ContainsFunc(d.app.Components, func(c Component) bool { return c.Name == key })
+}
+
+// labels looks at those by which OpenManage, Docker or Traefik would take the service for another's.
+func (d *demands) labels(s types.ServiceConfig) {
+	routes := d.app.routes(d.o)
 	for _, labels := range []map[string]string{s.Deploy.Labels, s.Labels} {
 		for _, label := range sortedKeys(labels) {
 			value := labels[label]
 			switch {
 			case label == api.LabelApplication && value == d.o.Name, label == api.LabelType && value == d.app.ID:
 			case (label == api.LabelMember || label == api.LabelVolume) && d.own(value):
+			case slices.Contains(routes, Label{label, value}):
 			case slices.Contains([]string{api.LabelApplication, api.LabelType, api.LabelMember, api.LabelVolume}, label),
-				strings.HasPrefix(label, "com.docker."):
+				strings.HasPrefix(label, "com.docker."), strings.HasPrefix(strings.ToLower(label), "traefik."):
 				d.add(AllowForeignName, "%s: label %s=%s", subject(s), label, value)
 			}
 		}
@@ -249,7 +287,7 @@ func (d *demands) objects() {
 		switch {
 		case name == "host" || !n.External.External && n.Driver != "" && n.Driver != "overlay":
 			d.add(AllowHostNetwork, "network %s%s", name, driver(n.Driver))
-		case n.External.External && slices.Contains(d.o.Networks, name), d.ownObject(name):
+		case n.External.External && (slices.Contains(d.o.Networks, name) || name == d.o.door()), d.ownObject(name):
 		default:
 			d.add(AllowForeignNetwork, "network %s", name)
 		}
@@ -261,14 +299,21 @@ func (d *demands) objects() {
 
 func (d *demands) volume(key string, v types.VolumeConfig) {
 	name := d.named(key, v.Name)
-	of, said := v.DriverOpts[api.OptionApplication]
 	// A placeholder after NAME- could become another's name; after NAME_ it cannot.
 	hidden := strings.Contains(name, "{{") && !d.ownObject(name)
-	if !d.own(name) || hidden || said && of != d.o.Name {
+	if !d.own(name) || hidden {
 		d.add(AllowForeignVolume, "volume %s", name)
 	}
 	switch v.Driver {
 	case api.PluginName:
+		// Whoever has a volume speaks for the member that it is of, and hears what is ordered of it.
+		of, member := v.DriverOpts[api.OptionApplication], v.DriverOpts[api.OptionMember]
+		if !strings.HasSuffix(name, api.RuntimeSuffix) && of != d.o.Name || of != "" && of != d.o.Name {
+			d.add(AllowForeignVolume, "volume %s: application %q", name, of)
+		}
+		if member != "" && member != name {
+			d.add(AllowForeignVolume, "volume %s: member %q", name, member)
+		}
 	case "", "local": // on the node, where nobody else knows it, unless it is said to be elsewhere
 		if len(v.DriverOpts) > 0 {
 			d.hostPath("volume "+name, cmp.Or(v.DriverOpts["device"], "driver_opts"))

@@ -3,6 +3,7 @@ package stacks
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -67,24 +68,41 @@ type Label struct{ Key, Value string }
 // without --domain, or if none of them is. Documentation: Traefik's Docker Swarm provider.
 func (d *data) Routes(ports []Port) []Label {
 	web := d.App.webPort()
-	if d.domain == "" || web == nil {
+	if web == nil || !slices.ContainsFunc(ports, func(p Port) bool { return p.Port == web.Port }) {
 		return nil
 	}
-	for _, p := range ports {
-		if p.Port != web.Port {
-			continue
-		}
-		router := routerLabels + d.Name + "."
-		return []Label{
-			{"traefik.enable", "true"},
-			{"traefik.swarm.network", d.via},
-			{router + ruleLabel, hostRule(d.domain)},
-			{router + "entrypoints", "websecure"},
-			{router + "tls", "true"},
-			{"traefik.http.services." + d.Name + ".loadbalancer.server.port", strconv.Itoa(p.Port)},
-		}
+	return d.App.routes(Options{Name: d.Name, Domain: d.domain, Via: d.via})
+}
+
+// routes are the labels of what browsers look at in an application with these options.
+func (a *App) routes(o Options) []Label {
+	web := a.webPort()
+	if o.Domain == "" || web == nil {
+		return nil
 	}
-	return nil
+	router := routerLabels + o.Name + "."
+	return []Label{
+		{"traefik.enable", "true"},
+		{"traefik.swarm.network", o.door()},
+		{router + ruleLabel, hostRule(o.Domain)},
+		{router + "entrypoints", "websecure"},
+		{router + "tls", "true"},
+		{"traefik.http.services." + o.Name + ".loadbalancer.server.port", strconv.Itoa(web.Port)},
+	}
+}
+
+// IsRouted tells whether a service with these labels is what browsers look at, as options say.
+func (a *App) IsRouted(o Options, labels map[string]string) bool {
+	routes := a.routes(o)
+	return len(routes) > 0 && !slices.ContainsFunc(routes, func(l Label) bool { return labels[l.Key] != l.Value })
+}
+
+// door is the network in which Traefik finds an application with a domain; "" without.
+func (o Options) door() string {
+	if o.Domain == "" {
+		return ""
+	}
+	return Uses{Name: o.Via}.Network()
 }
 
 // flow writes labels for a flow mapping of YAML, each with a comma before it.

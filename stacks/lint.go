@@ -2,6 +2,8 @@ package stacks
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"reflect"
@@ -38,8 +40,12 @@ const (
 	templateFile = "stack.yaml.tmpl"
 )
 
-// lintName is an application that nobody has.
-const lintName = "example"
+const (
+	// lintName is an application that nobody has.
+	lintName = "example"
+	// maxProblems of the fields of app.yaml are enough for once.
+	maxProblems = 100
+)
 
 // Lint says all that is wrong with a type that somebody wrote, and what its stacks demand
 // (Demands). app is nil if app.yaml cannot be used.
@@ -64,6 +70,7 @@ type linter struct {
 	problems []Problem
 	demands  []Demand
 	twice    bool // a field is, so that nothing can be read
+	endless  bool // a stack was not rendered within its time: none of the others will be
 }
 
 // add notes a problem of the field at path in app.yaml, unless ok.
@@ -79,6 +86,9 @@ func (l *linter) add(ok bool, path, text string) {
 }
 
 func (l *linter) node(node *yaml.Node, format string, args ...any) {
+	if len(l.problems) >= maxProblems {
+		return
+	}
 	l.problems = append(l.problems, Problem{File: appFile, Line: node.Line, Column: node.Column, Text: fmt.Sprintf(format, args...)})
 }
 
@@ -210,8 +220,9 @@ func child(node *yaml.Node, key string) *yaml.Node {
 
 // fields looks whether node can be read as a typ, with no field that typ has not.
 func (l *linter) fields(node *yaml.Node, typ reflect.Type, path string) {
-	if node.Kind == yaml.AliasNode {
-		node = node.Alias
+	if node.Kind == yaml.AliasNode { // a few of them, each of others, stand for millions of fields
+		l.node(node, "%s: write it out instead of *%s", cmp.Or(path, "app.yaml"), node.Value)
+		return
 	}
 	if node.Tag == "!!null" { // as if it was not there
 		return
@@ -342,7 +353,14 @@ func (l *linter) template(app *App, source Source) {
 			return // all others would say the same, of another service
 		}
 	}
+	// A name that the template cannot know: it may not be another with that of lint.
+	sum := sha256.Sum256([]byte(source.App + source.Template))
+	l.render(app, Options{Name: "x" + hex.EncodeToString(sum[:8])}, "with another name: ")
 	l.render(app, Options{Name: lintName, Publish: publishAll(app), Networks: []string{"apps"}, Encrypted: true}, "with --publish, --network and --encrypt-network: ")
+	if app.webPort() != nil {
+		l.render(app, Options{Name: lintName, Domain: "example.example.org"}, "with --domain: ")
+	}
+	l.along(app)
 	for _, p := range app.Parameters {
 		values := p.Allowed
 		if p.Type == "boolean" {
@@ -380,21 +398,66 @@ func publishAll(app *App) []Publish {
 // render notes what is wrong with one stack, and what it demands. What is wrong with
 // several is said once. It tells whether there is a stack.
 func (l *linter) render(app *App, o Options, when string) bool {
+	if l.endless {
+		return false
+	}
 	o = app.Complete(o)
 	stack, err := app.Generate(o)
 	if err != nil {
+		l.endless = errors.Is(err, errEndless)
 		l.stack(when, err)
 		return false
 	}
+	as := func(text string) string { return strings.ReplaceAll(text, o.Name, lintName) }
 	for _, text := range app.checkStack(o, stack) {
-		l.stack("", errors.New(text))
+		l.stack("", errors.New(as(text)))
 	}
-	for _, d := range app.Demands(o, stack.Config) {
-		if !slices.Contains(l.demands, d) {
+	l.demand(app.Demands(o, stack.Config), as)
+	return true
+}
+
+// demand notes what was not noted yet, as it is called for lintName.
+func (l *linter) demand(found []Demand, as func(string) string) {
+	for _, d := range found {
+		if d.What = as(d.What); !slices.Contains(l.demands, d) {
 			l.demands = append(l.demands, d)
 		}
 	}
-	return true
+}
+
+// along notes what is demanded by the applications that are created along with a type, as far as
+// they come with OpenManage: what they are is the type's choice.
+func (l *linter) along(app *App) {
+	if len(app.Needs) == 0 {
+		return
+	}
+	builtin, err := Builtin()
+	if err != nil {
+		l.stack("", err)
+		return
+	}
+	for _, n := range app.Needs {
+		needed, err := builtin.Find(n.Type)
+		if err != nil { // it was added, or comes later: create looks at it
+			continue
+		}
+		needed, o := n.Along(needed, lintName+"-"+n.Name)
+		stack, err := needed.Generate(o)
+		l.add(err == nil, "needs "+n.Name, fmt.Sprintf("need %s: %v", n.Name, err))
+		if err == nil {
+			l.demand(needed.Demands(o, stack.Config), func(text string) string { return o.Name + ": " + text })
+		}
+	}
+}
+
+// Fit says what is wrong with a stack of a type that was added, though lint found nothing, or nil: its
+// template can make another one for each application.
+func (a *App) Fit(o Options, stack *Stack) error {
+	var errs []error
+	for _, text := range a.checkStack(o, stack) {
+		errs = append(errs, errors.New(text))
+	}
+	return errors.Join(errs...)
 }
 
 // checkStack is what is expected of every stack of the catalog.

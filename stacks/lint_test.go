@@ -46,7 +46,10 @@ func builtinSource(t *testing.T, id string) Source {
 // What types that come with OpenManage reach beyond their own application, since they need it.
 var builtinDemands = map[string]string{
 	"artifactory": "demand foreign-network: network example-db_default\ndemand foreign-secret: secret example-db_superuser-password\n",
-	"grafana":     "demand foreign-network: network example-prometheus_default\n",
+	"grafana": "demand docker-socket: example-prometheus: service members: mount at /var/run/docker.sock: /var/run/docker.sock\n" +
+		"demand foreign-network: network example-prometheus_default\n" +
+		"demand global: example-prometheus: service node: mode global\n" +
+		"demand managers: example-prometheus: service members: node.role == manager\n",
 	"graylog": "demand docker-socket: service shipper: mount at /var/run/docker.sock: /var/run/docker.sock\n" +
 		"demand foreign-network: network example-mongodb_default\ndemand foreign-network: network example-search_default\n" +
 		"demand foreign-secret: secret example-mongodb_root-password\n" +
@@ -120,6 +123,41 @@ func TestLint(t *testing.T) {
 func TestAStackHasALimit(t *testing.T) {
 	endless := plainTemplate + `[[ define "more" ]][[ range 1000000000 ]]xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx[[ end ]][[ end ]][[ template "more" ]]`
 	assert.Assert(t, strings.Contains(lintOf(Source{App: plainApp, Template: endless}), "the stack becomes larger than 4MiB"))
+}
+
+// A few aliases, each of a list of others, would be millions of fields.
+func TestLintOfAliases(t *testing.T) {
+	app := plainApp + "components:\n  - &c {ports: [&q {zzz: 1}" + strings.Repeat(", *q", 3000) + "]}\n" + strings.Repeat("  - *c\n", 3000)
+	text := lintOf(Source{App: app, Template: plainTemplate})
+	assert.Assert(t, strings.Contains(text, "components.ports: write it out instead of *q"), text[:min(len(text), 500)])
+	assert.Assert(t, strings.Count(text, "\n") <= 2*maxProblems)
+}
+
+// A template cannot show lint another stack than everybody else.
+func TestLintLooksUnderAnotherName(t *testing.T) {
+	app := strings.Replace(plainApp, "command: [web]", "command: [web]\nresources: {memory: 256MiB}", 1)
+	hidden := strings.Replace(plainTemplate, "      LANG: C\n", "      LANG: C\n[[ if ne .Application \"example\" ]]      ADMIN_PASSWORD: hunter2\n    cap_add: [SYS_ADMIN]\n[[ end ]]", 1)
+	text := lintOf(Source{App: app, Template: hidden})
+	assert.Assert(t, strings.Contains(text, "ADMIN_PASSWORD"), text)
+	assert.Assert(t, strings.Contains(text, "demand capabilities: members: cap_add SYS_ADMIN"), text)
+}
+
+// What is created along is the type's choice, and so is what that reaches.
+func TestLintLooksAtWhatIsCreatedAlong(t *testing.T) {
+	app := strings.Replace(plainApp, "command: [web]", "command: [web]\nresources: {memory: 256MiB}", 1) +
+		"needs: [{name: door, type: traefik, image: \"evil.example/traefik:v3.5\", description: its door}]\n"
+	text := lintOf(Source{App: app, Template: plainTemplate})
+	assert.Assert(t, strings.Contains(text, "demand docker-socket: example-door: members: mount at /var/run/docker.sock"), text)
+	assert.Assert(t, strings.Contains(text, "demand managers: example-door: members: node.role == manager"), text)
+	text = lintOf(Source{App: strings.Replace(app, "traefik:v3.5", "traefik:v9", 1), Template: plainTemplate})
+	assert.Assert(t, strings.Contains(text, "need door: invalid option --image"), text)
+	text = lintOf(Source{App: strings.Replace(app, "evil.example/traefik:v3.5", "evil.example/traefik", 1), Template: plainTemplate})
+	assert.Assert(t, strings.Contains(text, "demand latest-image: example-door: members: image evil.example/traefik"), text)
+}
+
+func TestAComponentIsNotCalledLikeAMember(t *testing.T) {
+	app := plainApp + "components: [{name: pg-1, description: d, image: 'a:1', resources: {memory: 64MiB}, health: {test: [CMD, 'true']}}]\n"
+	assert.Assert(t, strings.Contains(lintOf(Source{App: app, Template: plainTemplate}), "component pg-1: a dash and a number at the end are how members are called"))
 }
 
 func TestReadFolderRefuses(t *testing.T) {

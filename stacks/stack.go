@@ -1,10 +1,7 @@
 package stacks
 
 import (
-	"bytes"
 	"cmp"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/template"
 
 	"github.com/distribution/reference"
 	"github.com/docker/cli/cli/compose/loader"
@@ -69,19 +65,28 @@ type publication struct {
 	Protocol string // the port's own
 }
 
-// ParsePublish reads PUBLISHED[:TARGET]; target is what is taken if it is left out.
-func ParsePublish(s string, target int) (Publish, error) {
-	refuse := fmt.Errorf("%w --publish %q: expected PUBLISHED[:TARGET], two port numbers, such as %d or 15432:%d", ErrOption, s, target, target)
+// ParsePublish reads PUBLISHED[:TARGET]. Without a target it is the application's port of that number,
+// or its first.
+func (a *App) ParsePublish(s string) (Publish, error) {
+	ports := a.AllPorts()
+	first := 0
+	if len(ports) > 0 {
+		first = ports[0].Port
+	}
+	refuse := fmt.Errorf("%w --publish %q: expected PUBLISHED[:TARGET], two port numbers, such as %d or 15432:%d", ErrOption, s, first, first)
 	published, rest, has := strings.Cut(s, ":")
-	p := Publish{Target: target}
+	p := Publish{Target: first}
 	var err error
 	if p.Published, err = strconv.Atoi(published); err != nil {
 		return p, refuse
 	}
-	if has {
+	switch {
+	case has:
 		if p.Target, err = strconv.Atoi(rest); err != nil {
 			return p, refuse
 		}
+	case slices.ContainsFunc(ports, func(port Port) bool { return port.Port == p.Published }):
+		p.Target = p.Published
 	}
 	if p.Published < 1 || p.Published > 65535 || p.Target < 1 || p.Target > 65535 {
 		return p, refuse
@@ -118,7 +123,7 @@ type data struct {
 	own        string
 	uses       map[string]Uses
 	domain     string
-	via        string        // network in which Traefik finds it
+	via        string        // the Traefik application of the domain
 	published  []publication // of members and components
 }
 
@@ -281,19 +286,15 @@ func (a *App) Generate(o Options) (*Stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	tmpl, err := parseTemplate(a)
+	doc, err := a.render(d, renderTime)
 	if err != nil {
 		return nil, err
 	}
-	var out bytes.Buffer
-	if err := tmpl.Execute(&limited{to: &out, left: maxStack}, d); err != nil {
-		return nil, fmt.Errorf("render the stack of %s: %w", a.ID, err)
-	}
-	config, err := validate(out.Bytes())
+	config, err := validate(doc)
 	if err != nil {
 		return nil, fmt.Errorf("the template of %s renders a stack that Docker refuses: %w", a.ID, err)
 	}
-	return &Stack{YAML: out.Bytes(), Config: config}, nil
+	return &Stack{YAML: doc, Config: config}, nil
 }
 
 func (a *App) data(o Options) (*data, error) {
@@ -314,13 +315,10 @@ func (a *App) data(o Options) (*data, error) {
 		App: a, Name: o.Name, Image: o.Image, Labels: labels, CPUs: o.CPUs,
 		Networks: slices.Clone(o.Networks), Encrypted: o.Encrypted,
 		Driver: api.PluginName, HasFiles: strings.Contains(a.template, "OPENMANAGE_FILE_"), parameters: o.Parameters,
-		images: o.Images, own: o.Own, uses: o.Uses, domain: o.Domain,
+		images: o.Images, own: o.Own, uses: o.Uses, domain: o.Domain, via: o.Via,
 	}
-	if o.Domain != "" {
-		d.via = Uses{Name: o.Via}.Network()
-		if !slices.Contains(d.Networks, d.via) {
-			d.Networks = append(d.Networks, d.via)
-		}
+	if door := o.door(); door != "" && !slices.Contains(d.Networks, door) {
+		d.Networks = append(d.Networks, door)
 	}
 	for _, n := range a.Needs {
 		if network := o.Uses[n.Name].Network(); !slices.Contains(d.Networks, network) {
@@ -366,61 +364,6 @@ func encode(m map[string]string) (string, error) {
 	}
 	doc, err := json.Marshal(m)
 	return string(doc), err
-}
-
-// parseTemplate reads an application's template. Its actions stand in [[ ]], so
-// that Swarm's own placeholders, such as {{.Task.ID}}, stay as they are.
-//
-// Functions:
-//
-//	quote S   S as a YAML string. A $ is doubled, which `docker stack deploy`
-//	          would otherwise take for a variable
-//	secret S  the name of the application's Docker secret S
-//	json V    V as JSON, with a $ doubled too
-//	min A B   the smaller number
-//	split S   the words of S
-//	cut X S   S before and after the first X, as two words
-//	flow L    labels L, each with a comma before it, for { }
-//	uuid S    a UUID that follows from S, in 22 characters of base64url
-//
-// Beside an application's own there are the templates of common.tmpl.
-func parseTemplate(a *App) (*template.Template, error) {
-	tmpl := template.New(a.ID).Delims("[[", "]]").Option("missingkey=error").Funcs(template.FuncMap{
-		"quote":  quote,
-		"secret": SecretName,
-		"json":   toJSON,
-	})
-	funcs := template.FuncMap{
-		"min":   func(a, b int) int { return min(a, b) },
-		"split": strings.Fields,
-		"cut": func(sep, s string) []string {
-			before, after, _ := strings.Cut(s, sep)
-			return []string{before, after}
-		},
-		"flow": flow,
-		"uuid": func(s string) string {
-			sum := sha256.Sum256([]byte("openmanage\x00" + s))
-			return strings.ReplaceAll(base64.RawURLEncoding.EncodeToString(sum[:16]), "-", "_")
-		},
-	}
-	tmpl.Funcs(funcs)
-	if _, err := tmpl.New("common.tmpl").Parse(a.common); err != nil {
-		return nil, err
-	}
-	return tmpl.Parse(a.template)
-}
-
-// toJSON leaves < > & as they are, unlike json.Marshal, since people read it.
-func toJSON(v any) (string, error) {
-	var out strings.Builder
-	enc := json.NewEncoder(&out)
-	enc.SetEscapeHTML(false)
-	err := enc.Encode(v)
-	return strings.ReplaceAll(strings.TrimSuffix(out.String(), "\n"), "$", "$$"), err
-}
-
-func quote(s string) string {
-	return "'" + strings.NewReplacer("'", "''", "$", "$$").Replace(s) + "'"
 }
 
 // validate runs a Compose file through the loader of `docker stack deploy`.

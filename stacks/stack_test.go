@@ -151,14 +151,28 @@ func TestLoadRefuses(t *testing.T) {
 }
 
 func TestParsePublish(t *testing.T) {
-	p, err := ParsePublish("15432:5432", 5432)
+	catalog, err := Builtin()
 	assert.NilError(t, err)
-	assert.DeepEqual(t, p, Publish{Published: 15432, Target: 5432})
-	p, err = ParsePublish("5433", 5432)
-	assert.NilError(t, err)
-	assert.DeepEqual(t, p, Publish{Published: 5433, Target: 5432})
+	for _, tc := range []struct {
+		typ, text string
+		want      Publish
+	}{
+		{"postgresql", "15432:5432", Publish{Published: 15432, Target: 5432}},
+		{"postgresql", "5433", Publish{Published: 5433, Target: 5432}},
+		{"traefik", "443", Publish{Published: 443, Target: 443}},
+		{"traefik", "80", Publish{Published: 80, Target: 80}}, // not the first of its ports
+		{"traefik", "18443", Publish{Published: 18443, Target: 443}},
+		{"zabbix", "10051", Publish{Published: 10051, Target: 10051}}, // of the members, beside the front end
+		{"zabbix", "80", Publish{Published: 80, Target: 8080}},
+	} {
+		app, err := catalog.Find(tc.typ)
+		assert.NilError(t, err)
+		p, err := app.ParsePublish(tc.text)
+		assert.NilError(t, err)
+		assert.DeepEqual(t, p, tc.want)
+	}
 	for _, bad := range []string{"", "x", "1:", "70000", "0", "1:2:3"} {
-		_, err := ParsePublish(bad, 5432)
+		_, err := postgresql(t).ParsePublish(bad)
 		assert.ErrorContains(t, err, "expected PUBLISHED[:TARGET]", bad)
 	}
 }

@@ -42,6 +42,8 @@ type world struct {
 	version uint64
 	// bad are images with which no server comes up: the state it stays in, by image.
 	bad map[string]api.MemberState
+	// slow is when it comes up after all; zero: never.
+	slow time.Time
 
 	writes int // by managers
 	doom   int // the write at which the manager dies; 0: none
@@ -60,12 +62,13 @@ type world struct {
 type played struct {
 	status    api.MemberStatus
 	running   uint64 // version of the task's spec that the container is of; 0: it has none
+	image     string // of it, with its digest
 	spec      string
 	snapshots []string
 	stray     string // why its data cannot be made to follow
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, edit ...func(*dockerswarm.ServiceSpec)) *world {
 	w := &world{t: t, members: map[string]*played{}, now: time.Now().UTC().Truncate(time.Second), bad: map[string]api.MemberState{}, starts: map[string]int{}}
 	w.store = store.New(&w.records)
 	for i := 1; i <= 3; i++ {
@@ -73,6 +76,9 @@ func newWorld(t *testing.T) *world {
 		spec := memberSpec(template(), "pg-3", member, 1<<30)
 		spec.Labels[api.LabelType] = "postgresql"
 		spec.TaskTemplate.ContainerSpec.Image = "postgres:17"
+		for _, do := range edit {
+			do(&spec)
+		}
 		w.create(spec)
 		_, err := store.Create(t.Context(), w.store, store.KindVolume, member, api.Volume{
 			VolumeSpec: api.VolumeSpec{Name: member, Application: "pg", Member: member, Size: 1 << 30}, Phase: api.PhaseReady, Location: "shared", Device: member + ".img", UUID: "uuid of " + member,
@@ -81,7 +87,7 @@ func newWorld(t *testing.T) *world {
 	}
 	m := w.manager()
 	w.until(&m, "a healthy application", func(app store.Application) bool {
-		return len(app.Members) == 3 && len(unhealthy(app)) == 0 && app.SyncInForce
+		return len(app.Members) == 3 && len(unhealthy(app)) == 0 && (app.SyncInForce || app.NoRoles)
 	})
 	clear(w.starts)
 	w.writes = 0
@@ -208,7 +214,8 @@ func (w *world) act(app store.Application) {
 			p.running, p.spec = s.Version.Index, string(spec)
 			w.tasks++
 			p.status.Task = fmt.Sprintf("task %d", w.tasks)
-			p.status.Image, _, _ = strings.Cut(s.Spec.TaskTemplate.ContainerSpec.Image, "@")
+			p.image = s.Spec.TaskTemplate.ContainerSpec.Image
+			p.status.Image, _, _ = strings.Cut(p.image, "@")
 			p.status.State = api.StateStarting
 			w.starts[name]++
 			if w.volume(name).Device != name+".img" {
@@ -250,7 +257,7 @@ func (w *world) own(volume string, owner *api.Owner) {
 // obey has a member act on the orders that follow from the record.
 func (w *world) obey(app store.Application, p *played) {
 	s := &p.status
-	if state := w.bad[s.Image]; state != "" {
+	if state := w.bad[p.image]; state != "" && (w.slow.IsZero() || w.now.Before(w.slow)) {
 		s.State, s.Message = state, "no server with this image"
 		return
 	}
@@ -268,6 +275,8 @@ func (w *world) obey(app store.Application, p *played) {
 		s.Rebuilt, s.Healthy, s.Streaming, s.State = orders.Rebuild, false, false, api.StateJoining
 	case p.stray != "" && orders.CopyOnOrder:
 		s.Role, s.Healthy, s.Streaming, s.State, s.NeedsCopy = "", false, false, api.StateJoining, p.stray
+	case orders.Role == api.RoleMember:
+		s.Role, s.Healthy = api.RoleMember, true
 	case orders.Role == api.RolePrimary:
 		s.Role, s.Healthy, s.Streaming, s.SyncNames = api.RolePrimary, true, false, strings.Join(orders.Sync, ",")
 	case orders.Primary == "" && s.Role == api.RolePrimary:
@@ -396,7 +405,7 @@ func TestAnUpgradeThatCannotWorkIsRolledBackSoon(t *testing.T) {
 	} {
 		t.Run(tc.doc, func(t *testing.T) {
 			w := newWorld(t)
-			w.bad["postgres:bad"] = tc.state
+			w.bad["postgres:bad@sha256:00"] = tc.state
 			began := w.now
 			op := w.operation(store.OperationUpgrade, store.RollRequest{Image: "postgres:bad@sha256:00"})
 			assert.Equal(t, op.State, store.OperationFailed)
@@ -407,6 +416,27 @@ func TestAnUpgradeThatCannotWorkIsRolledBackSoon(t *testing.T) {
 			assert.DeepEqual(t, w.starts, map[string]int{"pg-3": 2})
 		})
 	}
+}
+
+// A tag can name another image than before: what the member says of it is the same for both.
+func TestAnUpgradeWithinATagIsRolledBackToo(t *testing.T) {
+	w := newWorld(t)
+	w.bad["postgres:17@sha256:bad"] = api.StateFailed
+	began := w.now
+	op := w.operation(store.OperationUpgrade, store.RollRequest{Image: "postgres:17@sha256:bad"})
+	assert.Equal(t, op.State, store.OperationFailed)
+	assert.Check(t, is.Contains(op.Error, "It was rolled back and is healthy; no other member was changed"))
+	assert.Assert(t, w.now.Sub(began) < time.Minute, "%s", w.now.Sub(began))
+}
+
+// A server that converts its data, or reads it all, is not taken for one that hangs. Only of databases
+// with roles is it known that one that was stopped in order has nothing to do.
+func TestAnUpgradeOfEqualsWaitsForASlowStart(t *testing.T) {
+	w := newWorld(t, func(spec *dockerswarm.ServiceSpec) { spec.Labels[api.LabelRoles] = rolesNone })
+	w.bad["postgres:slow@sha256:00"], w.slow = api.StateStarting, w.now.Add(4*time.Minute)
+	op := w.operation(store.OperationUpgrade, store.RollRequest{Image: "postgres:slow@sha256:00"})
+	assert.Equal(t, op.State, store.OperationDone, op.Error)
+	assert.DeepEqual(t, w.starts, map[string]int{"pg-1": 1, "pg-2": 1, "pg-3": 1})
 }
 
 // operation runs one to its end.
@@ -477,7 +507,7 @@ func TestAnOperationIsFinishedByWhoeverLeadsNext(t *testing.T) {
 		},
 		{
 			doc: "upgrade that fails", kind: store.OperationUpgrade, request: store.RollRequest{Image: "postgres:bad@sha256:00"},
-			before: func(w *world) { w.bad["postgres:bad"] = api.StateFailed },
+			before: func(w *world) { w.bad["postgres:bad@sha256:00"] = api.StateFailed },
 			fails:  "It was rolled back and is healthy; no other member was changed",
 			check: func(t *testing.T, w *world, _ store.Operation, app store.Application) {
 				assert.DeepEqual(t, w.starts, map[string]int{"pg-3": 2})

@@ -21,8 +21,9 @@ const (
 	// restart, before it is rolled back.
 	rollPatience = 5 * time.Minute
 	// startPatience is the same for one that runs already with what it is to have, and
-	// whose server does not answer at all: it hangs. A server that was stopped in
-	// order has nothing to recover.
+	// whose server does not answer at all: it hangs. A database that was stopped in
+	// order has nothing to recover. Of other servers nobody knows: they have rollPatience,
+	// to convert their data or to read it all.
 	startPatience = 2 * time.Minute
 	// failPatience is the same for one that says itself that it cannot start: its data
 	// is of another major version, or the image lacks what it needs.
@@ -226,7 +227,7 @@ func (m *Manager) rolling(ctx context.Context, o *observed, op store.Record[stor
 		why = fmt.Sprintf("it is not healthy after %s: %s", rollPatience, member.Message)
 	case waited > failPatience && member.State == api.StateFailed:
 		why = member.Message
-	case hangs(o, member, state.Task) && o.now.Sub(member.Since) > startPatience:
+	case !app.NoRoles && hangs(o, member, state.Task) && o.now.Sub(member.Since) > startPatience:
 		why = fmt.Sprintf("its server does not answer, %s after its start: %s", startPatience, member.Message)
 	default:
 		return nil
@@ -285,19 +286,32 @@ func (m *Manager) rollback(ctx context.Context, s dockerswarm.Service, req store
 func (m *Manager) rolledBack(ctx context.Context, o *observed, op store.Record[store.Operation], app store.Application, state store.Roll) error {
 	var req store.RollRequest
 	_ = json.Unmarshal([]byte(op.Value.Request), &req) // it was read before
+	back := false
 	if s, ok := service(o, app.Name, state.Member); ok {
 		if err := m.rollback(ctx, s, req); err != nil {
 			return err
 		}
+		back = isBack(o, app, s, req.Image)
 	}
 	member, _ := memberOf(&app, state.Member)
-	if member.Healthy && !runsImage(o, member, req.Image) {
+	if member.Healthy && back {
 		return m.fail(ctx, op, "%s. It was rolled back and is healthy; %s", state.Back, leftAsIs(app, state))
 	}
 	if o.now.Sub(state.Since) > 2*rollPatience {
 		return m.fail(ctx, op, "%s. It was rolled back and is still not healthy: %s", state.Back, member.Message)
 	}
 	return nil
+}
+
+// isBack tells whether a member runs with the former image of its service. What a member says of its
+// image has no digest: where both have the same tag, only Swarm knows.
+func isBack(o *observed, app store.Application, s dockerswarm.Service, image string) bool {
+	c := s.Spec.TaskTemplate.ContainerSpec
+	if c == nil || c.Image == image {
+		return false
+	}
+	member, _ := memberOf(&app, memberName(s))
+	return withoutDigest(c.Image) == withoutDigest(image) || !runsImage(o, member, image)
 }
 
 func leftAsIs(app store.Application, state store.Roll) string {

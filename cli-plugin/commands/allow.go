@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
+	"github.com/openmanage/openmanage/cli-plugin/internal/component"
+	"github.com/openmanage/openmanage/cli-plugin/internal/preflight"
 	"github.com/openmanage/openmanage/internal/api"
 	"github.com/openmanage/openmanage/internal/store"
 	"github.com/openmanage/openmanage/stacks"
@@ -67,34 +70,38 @@ func refuseDemands(app *stacks.App, missing []stacks.Demand, next string) error 
 	return fmt.Errorf("%w: %s reaches beyond its own application:\n%sIf you trust it: %s", errDemands, app.ID, demandLines(missing), next)
 }
 
-// generate makes the stack, and refuses what a type that was added demands without being
-// allowed to, when it was added and now.
-func (c *creation) generate() (*stacks.Stack, []stacks.Demand, error) {
-	stack, err := c.app.Generate(c.options)
-	if err != nil || c.app.Added == nil {
-		return stack, nil, err
-	}
-	demands := c.app.Demands(c.options, stack.Config)
-	if err := refuseDemands(c.app, stacks.Missing(demands, c.app.Added.Allowed), "docker openmanage catalog add --replace DIR"); err != nil {
-		return nil, nil, fmt.Errorf("%w\nIt did not say so when it was added", err)
-	}
-	again := fmt.Sprintf("docker openmanage create %s %s", c.app.ID, c.options.Name)
-	return stack, demands, refuseDemands(c.app, stacks.Missing(demands, c.allow), again)
+// unfit says that a stack is not what lint has seen.
+func unfit(app *stacks.App, err error) error {
+	return fmt.Errorf("%w: %s makes a stack that is not as it was when it was added:\n%w", errLint, app.ID, err)
 }
 
-// lookForDemands shows what the application will reach, before anything is asked or made.
-func (c *creation) lookForDemands(out io.Writer) error {
-	if err := stacks.CheckAllow(c.allow); err != nil {
+// isForeign tells whether somebody else than OpenManage has chosen what is created.
+func (c *creation) isForeign() bool { return c.app.Added != nil || c.foreign }
+
+// generate makes the stack that will be deployed, once all is known that it follows from, and finds out
+// what it reaches. It refuses what a type that was added was not allowed to, when it was added and now.
+func (c *creation) generate() (err error) {
+	if c.stack, err = c.app.Generate(c.options); err != nil || !c.isForeign() {
 		return err
 	}
+	c.demands = c.app.Demands(c.options, c.stack.Config)
+	for _, one := range c.along {
+		for _, d := range one.demands {
+			d.What = one.options.Name + ": " + d.What
+			c.demands = append(c.demands, d)
+		}
+	}
+	slices.SortStableFunc(c.demands, func(a, b stacks.Demand) int { return strings.Compare(a.Allow, b.Allow) })
 	if c.app.Added == nil {
-		return nil
+		return nil // who needs it answers for it
 	}
-	_, demands, err := c.generate()
-	if err == nil {
-		sayDemands(out, c.app, demands)
+	if err := c.app.Fit(c.options, c.stack); err != nil {
+		return unfit(c.app, err)
 	}
-	return err
+	if err := refuseDemands(c.app, stacks.Missing(c.demands, c.app.Added.Allowed), "docker openmanage catalog add --replace DIR"); err != nil {
+		return fmt.Errorf("%w\nIt did not say so when it was added", err)
+	}
+	return refuseDemands(c.app, stacks.Missing(c.demands, c.allow), fmt.Sprintf("docker openmanage create %s %s", c.app.ID, c.options.Name))
 }
 
 // lookForOthers refuses what begins with the application's name but is another's: the
@@ -102,10 +109,6 @@ func (c *creation) lookForDemands(out io.Writer) error {
 func (c *creation) lookForOthers(ctx context.Context, docker client.APIClient) error {
 	if c.app.Added == nil {
 		return nil
-	}
-	stack, _, err := c.generate()
-	if err != nil {
-		return err
 	}
 	records := store.New(docker)
 	volumes, err := store.List[api.Volume](ctx, records, store.KindVolume)
@@ -117,7 +120,7 @@ func (c *creation) lookForOthers(ctx context.Context, docker client.APIClient) e
 		whose[v.Name], whose[v.Name+api.RuntimeSuffix] = cmp.Or(v.Value.Application, "somebody else"), cmp.Or(v.Value.Application, "somebody else")
 	}
 	name := c.options.Name
-	for key, v := range stack.Config.Volumes {
+	for key, v := range c.stack.Config.Volumes {
 		volume := cmp.Or(v.Name, name+"_"+key)
 		owner := whose[volume]
 		if strings.HasPrefix(volume, name) && owner != "" && owner != name {
@@ -130,18 +133,27 @@ func (c *creation) lookForOthers(ctx context.Context, docker client.APIClient) e
 	}
 	for _, a := range applications {
 		for _, m := range a.Value.Members {
-			if a.Name != name && named(stack, m.Name) {
+			if a.Name != name && named(c.stack, m.Name) {
 				return fmt.Errorf("the name %s is that of a member of %s, and %s would answer to it\nChoose another name", m.Name, a.Name, name)
 			}
+		}
+	}
+	services, err := docker.ServiceList(ctx, client.ServiceListOptions{})
+	if err != nil {
+		return preflight.Explain(ctx, docker, err)
+	}
+	for _, s := range component.Of(services.Items) {
+		if of := s.Spec.Labels[api.LabelApplication]; of != name && named(c.stack, component.Name(s)) {
+			return fmt.Errorf("the name %s is that of a component of %s, and %s would answer to it\nChoose another name", component.Name(s), of, name)
 		}
 	}
 	return nil
 }
 
-// named tells whether a service of the stack answers to a name.
+// named tells whether a service of the stack answers to a name: Docker gives it that of its key too.
 func named(stack *stacks.Stack, name string) bool {
 	for _, s := range stack.Config.Services {
-		if s.Hostname == name {
+		if s.Name == name || s.Hostname == name {
 			return true
 		}
 		for _, n := range s.Networks {

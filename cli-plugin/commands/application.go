@@ -43,7 +43,7 @@ func (o *applicationOptions) addTo(cmd *cobra.Command, dockerCLI command.Cli) {
 	flags.StringVar(&o.filesystem, "filesystem", "", "Filesystem of the volumes: ext4 or xfs")
 	flags.StringVar(&o.image, "image", "", "Image of the members (default: the type's)")
 	flags.StringArrayVar(&o.networks, "network", nil, "Attach the members to an existing overlay network too")
-	flags.StringArrayVarP(&o.publish, "publish", "p", nil, "Publish a port on the nodes that members run on: PUBLISHED[:TARGET]")
+	flags.StringArrayVarP(&o.publish, "publish", "p", nil, "Publish a port on the nodes: PUBLISHED[:TARGET] (default target: the port of that number, or the first of the type)")
 	flags.BoolVar(&o.encrypt, "encrypt-network", false, "Encrypt the application's own network between nodes")
 	flags.StringVar(&o.cpus, "cpus", "", "Limit of processors for each member, such as 1.5")
 	flags.Var(&o.memory, "memory", "Limit of memory for each member, such as 2GiB")
@@ -80,12 +80,8 @@ func (o *applicationOptions) resolve(ctx context.Context, dockerCLI command.Cli,
 		}
 		result.VolumeSize = size
 	}
-	target := 0
-	if ports := app.AllPorts(); len(ports) > 0 {
-		target = ports[0].Port
-	}
 	for _, s := range o.publish {
-		p, err := stacks.ParsePublish(s, target)
+		p, err := app.ParsePublish(s)
 		if err != nil {
 			errs = append(errs, err)
 			continue

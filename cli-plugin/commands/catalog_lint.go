@@ -42,10 +42,12 @@ stack.yaml.tmpl, and what it would reach beyond itself. No daemon is asked.`,
 
 // lint reads the type in a folder, or prints all that is wrong with it.
 func lint(dockerCLI command.Cli, dir string) (*stacks.App, stacks.Source, []stacks.Demand, error) {
-	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-		return nil, stacks.Source{}, nil, fmt.Errorf("%s is no folder\nGive the folder that has app.yaml and stack.yaml.tmpl", dir)
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, stacks.Source{}, nil, fmt.Errorf("%s is no folder: %w\nGive the folder that has app.yaml and stack.yaml.tmpl", dir, err)
 	}
-	source, err := stacks.ReadFolder(os.DirFS(dir))
+	defer root.Close()
+	source, err := stacks.ReadFolder(root.FS())
 	if err != nil {
 		return nil, source, nil, fmt.Errorf("%w: %s: %w", errLint, dir, err)
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
@@ -69,10 +70,10 @@ services:
 [[ end ]]
 volumes:
 [[- range .Members ]]
-  [[ .Volume ]]: {name: [[ .Volume ]], driver: openmanage}
+  [[ .Volume ]]: {name: [[ .Volume ]], driver: openmanage, driver_opts: {application: [[ .Application ]]}}
   [[ .Runtime ]]: {name: [[ .Runtime ]], driver: openmanage}
 [[- end ]]
-  theirs: {name: [[ .Name ]]-more-1, driver: openmanage}
+  theirs: {name: [[ .Name ]]-more-1, driver: openmanage, driver_opts: {application: [[ .Name ]]}}
 secrets:
   admin-password: {external: true, name: [[ .Name ]]_admin-password}
 networks: {default: {driver: overlay}}
@@ -283,6 +284,13 @@ func TestCreateOfWhatWasAdded(t *testing.T) {
 		{doc: "a member's name of another application", template: ownTemplate, setup: func(d *fakeswarm.Client) {
 			fakeswarm.Put(t, d, store.KindApplication, "other", store.Application{Name: "other", Type: "etcd", Members: []store.Member{{Name: "pg-1"}}})
 		}, want: "the name pg-1 is that of a member of other"},
+		{doc: "the key of a service that is a member's name", template: strings.Replace(demanding, "  helper:", "  shop-1:", 1), allowed: []string{"docker-socket"}, args: []string{"--allow", "docker-socket"}, setup: func(d *fakeswarm.Client) {
+			fakeswarm.Put(t, d, store.KindApplication, "shop", store.Application{Name: "shop", Type: "etcd", Members: []store.Member{{Name: "shop-1"}}})
+		}, want: "the name shop-1 is that of a member of shop"},
+		{doc: "the key of a service that is a component's name", template: strings.Replace(demanding, "  helper:", "  zb-web:", 1), allowed: []string{"docker-socket"}, args: []string{"--allow", "docker-socket"}, setup: func(d *fakeswarm.Client) {
+			d.Services = append(d.Services, service("zb_web", "zb", map[string]string{api.LabelApplication: "zb", api.LabelComponent: "web"}))
+		}, want: "the name zb-web is that of a component of zb"},
+		{doc: "a password that lint was not shown", template: strings.Replace(ownTemplate, "      THEME", "      ADMIN_PASSWORD: hunter2\n      THEME", 1), want: "wiki makes a stack that is not as it was when it was added"},
 	} {
 		t.Run(tc.doc, func(t *testing.T) {
 			docker := added(t, tc.template, tc.allowed...)
@@ -301,6 +309,85 @@ func TestCreateOfWhatWasAdded(t *testing.T) {
 			assert.NilError(t, err)
 			assert.Check(t, is.Contains(deployer.deploys[0], "THEME: light"))
 		})
+	}
+}
+
+// createAdded creates an application docs of a type that was added.
+func createAdded(t *testing.T, app, template string, allowed []string, setup func(*fakeswarm.Client), args ...string) (*loading, *session, error) {
+	t.Helper()
+	docker := added(t, template, allowed...)
+	fakeswarm.Put(t, docker, store.KindCatalog, "wiki", store.CatalogEntry{App: app, Template: template, Allowed: allowed})
+	if setup != nil {
+		setup(docker)
+	}
+	deployer := &loading{t: t, docker: docker, files: map[string]string{}}
+	s := &session{docker: docker}
+	for _, a := range allowed {
+		args = append(args, "--allow", a)
+	}
+	err := s.create(t, deployer, append([]string{"wiki", "docs", "--yes"}, args...)...)
+	return deployer, s, err
+}
+
+// What is created along for a type that was added is that type's doing.
+func TestWhatIsCreatedAlongIsAllowedToo(t *testing.T) {
+	needing := ownApp + "needs: [{name: door, type: traefik, image: \"evil.example/traefik:v3.5\", description: its door}]\n"
+	deployer, s, err := createAdded(t, needing, ownTemplate, []string{stacks.AllowForeignNetwork}, nil)
+	assert.ErrorContains(t, err, "    docs-door: members: mount at /var/run/docker.sock: /var/run/docker.sock\n")
+	assert.ErrorContains(t, err, "It did not say so when it was added")
+	assert.Equal(t, len(deployer.order)+len(s.docker.Secrets), 0, "nothing is made")
+
+	deployer, s, err = createAdded(t, needing, ownTemplate, []string{stacks.AllowForeignNetwork, stacks.AllowDockerSocket, stacks.AllowManagers}, nil)
+	assert.NilError(t, err)
+	assert.DeepEqual(t, deployer.order, []string{"docs-door", "docs"})
+	assert.Check(t, is.Contains(s.err.String(), "docs-door: members: mount at /var/run/docker.sock"))
+}
+
+// What is shown is what is deployed, though the template could tell the one time from the other.
+func TestWhatIsShownIsWhatIsDeployed(t *testing.T) {
+	needing := ownApp + "needs: [{name: db, type: postgresql, description: its data}]\n"
+	template := strings.Replace(demanding, `    volumes: ["/var/run/docker.sock:/var/run/docker.sock"]`, `[[ if eq (.Need "db").Members 2 ]]
+    cap_add: [SYS_ADMIN]
+[[ end ]]`, 1)
+	two := func(d *fakeswarm.Client) {
+		app := pg(0)
+		app.Members = app.Members[:2]
+		fakeswarm.Put(t, d, store.KindApplication, "pg", app)
+	}
+	deployer, s, err := createAdded(t, needing, template, []string{stacks.AllowForeignNetwork}, two, "--use", "db=pg")
+	assert.ErrorContains(t, err, "cap_add SYS_ADMIN")
+	assert.Equal(t, len(deployer.order)+len(s.docker.Secrets), 0, "nothing is made")
+}
+
+// The documented example answers at a domain without being allowed anything.
+func TestADomainOfWhatWasAdded(t *testing.T) {
+	const dir = "../../docs/examples/site/"
+	app, err := os.ReadFile(dir + "app.yaml")
+	assert.NilError(t, err)
+	template, err := os.ReadFile(dir + "stack.yaml.tmpl")
+	assert.NilError(t, err)
+	docker := installed(t)
+	fakeswarm.Put(t, docker, store.KindCatalog, "site", store.CatalogEntry{App: string(app), Template: string(template)})
+	docker.Networks = append(docker.Networks, network.Network{ID: "id-traefik", Name: "traefik_default", Driver: "overlay", Scope: "swarm"})
+	deployer := &loading{t: t, docker: docker, files: map[string]string{}}
+	s := session{docker: docker}
+	assert.NilError(t, s.create(t, deployer, "site", "www", "--domain", "site.example.org"))
+	assert.Check(t, is.Contains(deployer.files["www"], "Host(`site.example.org`)"))
+}
+
+// A link out of the folder would put a file of the user's where others read it.
+func TestAFolderKeepsToItself(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "secret")
+	assert.NilError(t, os.WriteFile(secret, []byte("hunter2"), 0o600))
+	for _, name := range []string{"README.md", "app.yaml", "stack.yaml.tmpl"} {
+		dir := folder(t, ownApp, ownTemplate)
+		_ = os.Remove(filepath.Join(dir, name))
+		assert.NilError(t, os.Symlink(secret, filepath.Join(dir, name)))
+		docker := installed(t)
+		before := docker.Records()
+		s := session{docker: docker}
+		assert.ErrorContains(t, s.run(t, "catalog", "add", dir), name)
+		assert.DeepEqual(t, docker.Records(), before)
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
 	"gotest.tools/v3/golden"
 
 	"github.com/openmanage/openmanage/cli-plugin/internal/claim"
@@ -500,6 +501,31 @@ func TestRemove(t *testing.T) {
 
 	docker.Services = append(docker.Services, service("web_1", "web", nil))
 	assert.ErrorContains(t, s.run(t, "rm", "--yes", "web"), "the stack web is not OpenManage's")
+}
+
+// An rm that was cut short is gone on with by the next one.
+func TestRemoveGoesOn(t *testing.T) {
+	docker := installed(t)
+	docker.Networks = []network.Network{{ID: "net-pg", Name: "pg_default", Labels: map[string]string{stackdeploy.NamespaceLabel: "pg"}}}
+	fakeswarm.Put(t, docker, store.KindApplication, "pg", pg(0))
+	s := session{docker: docker}
+	assert.NilError(t, s.run(t, "rm", "pg"))
+	assert.Equal(t, len(docker.Networks), 0)
+	assert.Check(t, is.Contains(s.err.String(), "pg is removed"))
+}
+
+// What somebody still deploys goes too.
+func TestRemoveTakesWhatIsMadeMeanwhile(t *testing.T) {
+	docker := installed(t)
+	docker.Services = append(docker.Services, memberService("pg", "1"))
+	docker.ServiceRemoveFunc = func(string) error {
+		docker.ServiceRemoveFunc = nil
+		docker.Services = append(docker.Services, memberService("pg", "2"))
+		return nil
+	}
+	s := session{docker: docker}
+	assert.NilError(t, s.run(t, "rm", "--yes", "pg"))
+	assert.Equal(t, len(docker.Services), 2, "those of OpenManage")
 }
 
 // The network of an application cannot go while others are attached: said before anything is removed.

@@ -32,7 +32,7 @@ func componentsOf(ctx context.Context, dockerCLI command.Cli, application string
 func rollComponents(ctx context.Context, dockerCLI command.Cli, components []swarm.Service, edit func(*swarm.ServiceSpec) bool) error {
 	for _, c := range components {
 		changed, err := component.Change(ctx, dockerCLI.Client(), c.ID, edit)
-		if err == nil && changed {
+		if err == nil && changed && !component.IsStopped(c) { // of one that is stopped there is nothing to see
 			err = component.Follow(ctx, dockerCLI.Client(), c, func(line string) { fmt.Fprintln(dockerCLI.Err(), line) })
 		}
 		if err != nil {
@@ -42,13 +42,18 @@ func rollComponents(ctx context.Context, dockerCLI command.Cli, components []swa
 	return nil
 }
 
-// setComponents stops or starts components, and waits until they are as done says.
-func setComponents(ctx context.Context, dockerCLI command.Cli, application string, components []swarm.Service, edit func(*swarm.ServiceSpec) bool, done func(component.State) bool) error {
+// changeComponents has Swarm change components, and does not wait.
+func changeComponents(ctx context.Context, dockerCLI command.Cli, components []swarm.Service, edit func(*swarm.ServiceSpec) bool) error {
 	for _, c := range components {
 		if _, err := component.Change(ctx, dockerCLI.Client(), c.ID, edit); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// awaitComponents waits until all components of an application are as done says.
+func awaitComponents(ctx context.Context, dockerCLI command.Cli, application string, done func(component.State) bool) error {
 	return component.Await(ctx, dockerCLI.Client(), application, done, func(line string) { fmt.Fprintln(dockerCLI.Err(), line) })
 }
 
@@ -73,12 +78,12 @@ func componentNamed(components []swarm.Service, application, name string) (swarm
 }
 
 // upgradeComponent gives a component another image. Swarm rolls it back if a task does not get healthy.
-func upgradeComponent(ctx context.Context, dockerCLI command.Cli, app store.Application, name, image string) error {
-	components, err := componentsOf(ctx, dockerCLI, app.Name)
+func (o *lifecycleOptions) upgradeComponent(ctx context.Context, dockerCLI command.Cli, name, image string, dryRun bool) error {
+	components, err := componentsOf(ctx, dockerCLI, o.name)
 	if err != nil {
 		return err
 	}
-	c, err := componentNamed(components, app.Name, name)
+	c, err := componentNamed(components, o.name, name)
 	if err != nil {
 		return err
 	}
@@ -86,7 +91,24 @@ func upgradeComponent(ctx context.Context, dockerCLI command.Cli, app store.Appl
 	if err != nil {
 		return err
 	}
-	if err := rollComponents(ctx, dockerCLI, []swarm.Service{c}, component.Roll(image)); err != nil {
+	one := []swarm.Service{c}
+	switch {
+	case dryRun && component.IsStopped(c):
+		fmt.Fprintf(dockerCLI.Out(), "1. have %s, which is stopped, start with %s the next time\n", component.Name(c), shortImage(image))
+		return nil
+	case dryRun:
+		fmt.Fprintf(dockerCLI.Out(), "1. restart %s with %s, one task at a time; Swarm rolls it back if one does not get healthy\n", component.Name(c), shortImage(image))
+		return nil
+	case o.detach:
+		if err := changeComponents(ctx, dockerCLI, one, component.Roll(image)); err != nil {
+			return err
+		}
+		fmt.Fprintln(dockerCLI.Out(), component.Name(c))
+		return nil
+	}
+	within, cancel := o.forComponents(ctx)
+	defer cancel()
+	if err := rollComponents(within, dockerCLI, one, component.Roll(image)); err != nil {
 		return err
 	}
 	fmt.Fprintf(dockerCLI.Out(), "%s runs %s. Change it in the stack file too, if you keep one\n", component.Name(c), shortImage(image))

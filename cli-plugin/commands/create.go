@@ -77,10 +77,14 @@ type creation struct {
 	app      *stacks.App
 	options  stacks.Options
 	allow    []string        // what a type that was added may reach beyond itself
-	services []swarm.Service // of the stack, if it is there already
+	foreign  bool            // a type that was added has chosen to have it made along
+	services []swarm.Service // of its members, if it is there already
+	parts    []swarm.Service // of its components
 	retained []api.Volume    // kept volumes that will be taken up
 	finished bool            // an earlier create has made it
 	along    []*creation     // of what it needs
+	stack    *stacks.Stack   // that will be deployed
+	demands  []stacks.Demand // what it reaches beyond itself, if that was somebody else's choice
 }
 
 func runCreate(ctx context.Context, dockerCLI command.Cli, flags *pflag.FlagSet, deployer stackdeploy.Deployer, o *createOptions) error {
@@ -91,16 +95,17 @@ func runCreate(ctx context.Context, dockerCLI command.Cli, flags *pflag.FlagSet,
 	if !slices.Contains([]string{"always", "changed", "never"}, o.resolveImage) {
 		return fmt.Errorf("%w --resolve-image %q: expected always, changed or never", stacks.ErrOption, o.resolveImage)
 	}
-	c := &creation{app: app, options: options, allow: o.allow}
-	if err := c.lookForDemands(dockerCLI.Err()); err != nil {
+	if err := stacks.CheckAllow(o.allow); err != nil {
 		return err
 	}
+	c := &creation{app: app, options: options, allow: o.allow}
 	if err := c.preflight(ctx, dockerCLI, flags, o); err != nil {
 		return err
 	}
 	if c.finished {
 		return c.followExisting(ctx, dockerCLI, o)
 	}
+	sayDemands(dockerCLI.Err(), app, c.demands)
 	if err := c.confirm(ctx, dockerCLI, o.yes); err != nil {
 		return err
 	}
@@ -137,9 +142,6 @@ func (c *creation) preflight(ctx context.Context, dockerCLI command.Cli, flags *
 	if err := c.lookForName(ctx, docker); err != nil {
 		return err
 	}
-	if err := c.lookForOthers(ctx, docker); err != nil {
-		return err
-	}
 	if err := c.lookForEarlier(ctx, docker, flags); err != nil || c.finished {
 		return err
 	}
@@ -156,6 +158,12 @@ func (c *creation) preflight(ctx context.Context, dockerCLI command.Cli, flags *
 		}
 	}
 	if err := c.lookForNetworks(ctx, docker); err != nil {
+		return err
+	}
+	if err := c.generate(); err != nil {
+		return err
+	}
+	if err := c.lookForOthers(ctx, docker); err != nil {
 		return err
 	}
 	if o.resolveImage == "never" {
@@ -181,6 +189,8 @@ func (c *creation) lookForName(ctx context.Context, docker client.APIClient) err
 		case inStack:
 			if s.Spec.Labels[api.LabelMember] != "" {
 				c.services = append(c.services, s)
+			} else {
+				c.parts = append(c.parts, s)
 			}
 		case mine:
 			return fmt.Errorf("the name %s is taken: service %s says that it is its application, but is not of the stack %s\nChoose another name, or remove it: docker service rm %s", name, s.Spec.Name, name, s.Spec.Name)
@@ -259,11 +269,25 @@ func (c *creation) lookForEarlier(ctx context.Context, docker client.APIClient, 
 		return nil // it failed or was cut short: go on
 	}
 	c.finished = true
-	diff := differences(c.app, c.options, flags, c.services)
-	for _, name := range c.options.Networks {
+	diff := differences(c.app, c.options, flags, c.services, c.parts)
+	attached := func(name string) bool {
 		res, err := docker.NetworkInspect(ctx, name, client.NetworkInspectOptions{Scope: "swarm"})
-		if err != nil || !stackdeploy.IsAttached(c.services[0], res.Network.ID) {
+		return err == nil && stackdeploy.IsAttached(c.services[0], res.Network.ID)
+	}
+	for _, name := range c.options.Networks {
+		if !attached(name) {
 			diff = append(diff, "--network "+name+" is not attached")
+		}
+	}
+	for _, n := range c.app.Needs {
+		if u := c.options.Uses[n.Name]; flags.Changed("use") && !attached(u.Network()) {
+			diff = append(diff, fmt.Sprintf("--use %s=%s: it uses another one", n.Name, u.Name))
+		}
+	}
+	if c.options.Encrypted {
+		res, err := docker.NetworkInspect(ctx, stacks.Uses{Name: c.options.Name}.Network(), client.NetworkInspectOptions{Scope: "swarm"})
+		if _, encrypted := res.Network.Options["encrypted"]; err != nil || !encrypted {
+			diff = append(diff, "--encrypt-network: its network is not encrypted")
 		}
 	}
 	if len(diff) > 0 {
@@ -279,7 +303,7 @@ func (c *creation) lookForEarlier(ctx context.Context, docker client.APIClient, 
 
 // differences says how the options that were given as flags differ from deployed
 // services.
-func differences(app *stacks.App, o stacks.Options, flags *pflag.FlagSet, services []swarm.Service) []string {
+func differences(app *stacks.App, o stacks.Options, flags *pflag.FlagSet, services, components []swarm.Service) []string {
 	var diff []string
 	say := func(flag string, given, is any) {
 		if g, i := fmt.Sprint(given), fmt.Sprint(is); g != i {
@@ -323,14 +347,30 @@ func differences(app *stacks.App, o stacks.Options, flags *pflag.FlagSet, servic
 	if flags.Changed("cpus") {
 		say("cpus", o.CPUs, fmt.Sprint(float64(limits.NanoCPUs)/1e9))
 	}
+	// A member has what all have; a component has its own.
+	parts := append([]swarm.Service{services[0]}, components...)
 	if flags.Changed("publish") {
 		var published []stacks.Publish
-		if spec.EndpointSpec != nil {
-			for _, p := range spec.EndpointSpec.Ports {
+		for _, s := range parts {
+			if s.Spec.EndpointSpec == nil {
+				continue
+			}
+			for _, p := range s.Spec.EndpointSpec.Ports {
 				published = append(published, stacks.Publish{Published: int(p.PublishedPort), Target: int(p.TargetPort)})
 			}
 		}
 		say("publish", portList(o.Publish), portList(published))
+	}
+	if o.Domain != "" && !slices.ContainsFunc(parts, func(s swarm.Service) bool { return app.IsRouted(o, s.Spec.Labels) }) {
+		diff = append(diff, fmt.Sprintf("--domain %s: it does not answer there through %s", o.Domain, o.Via))
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Images)) {
+		i := slices.IndexFunc(components, func(s swarm.Service) bool { return s.Spec.Labels[api.LabelComponent] == name })
+		is := "not there"
+		if i >= 0 && components[i].Spec.TaskTemplate.ContainerSpec != nil {
+			is = shortImage(components[i].Spec.TaskTemplate.ContainerSpec.Image)
+		}
+		say("component-image "+name, o.Images[name], is)
 	}
 	deployed := map[string]string{}
 	if label := spec.Labels[api.LabelParameters]; label != "" {
@@ -482,10 +522,6 @@ func (c *creation) run(ctx context.Context, dockerCLI command.Cli, deployer stac
 		}
 	}
 	docker, clock := dockerCLI.Client(), claim.SystemClock{}
-	stack, _, err := c.generate()
-	if err != nil {
-		return err
-	}
 	request, err := json.Marshal(c.options)
 	if err != nil {
 		return err
@@ -505,7 +541,7 @@ func (c *creation) run(ctx context.Context, dockerCLI command.Cli, deployer stac
 		}
 	}()
 	failpoint.Hit("create:claimed")
-	err = c.make(held, dockerCLI, deployer, taken, stack, o)
+	err = c.make(held, dockerCLI, deployer, taken, o)
 	if err != nil {
 		return c.explainFailure(ctx, held, err)
 	}
@@ -545,7 +581,7 @@ func (c *creation) whereItIs() string {
 	return said
 }
 
-func (c *creation) make(ctx context.Context, dockerCLI command.Cli, deployer stackdeploy.Deployer, taken *claim.Claim, stack *stacks.Stack, o *createOptions) error {
+func (c *creation) make(ctx context.Context, dockerCLI command.Cli, deployer stackdeploy.Deployer, taken *claim.Claim, o *createOptions) error {
 	docker, name := dockerCLI.Client(), c.options.Name
 	taken.Step(ctx, "secrets")
 	for _, s := range c.app.Secrets {
@@ -561,7 +597,7 @@ func (c *creation) make(ctx context.Context, dockerCLI command.Cli, deployer sta
 		failpoint.Hit("create:secret." + s.Name)
 	}
 	taken.Step(ctx, "stack")
-	if err := deployer.Deploy(ctx, name, stack.YAML, stackdeploy.Options{ResolveImage: o.resolveImage, WithRegistryAuth: o.withRegistryAuth}); err != nil {
+	if err := deployer.Deploy(ctx, name, c.stack.YAML, stackdeploy.Options{ResolveImage: o.resolveImage, WithRegistryAuth: o.withRegistryAuth}); err != nil {
 		return err
 	}
 	fmt.Fprintf(dockerCLI.Err(), "stack %s deployed\n", name)

@@ -137,9 +137,11 @@ func credentialsOf(ctx context.Context, dockerCLI command.Cli, name string) (fou
 	switch {
 	case errors.Is(err, store.ErrNotFound) && len(labelled) > 0:
 		typeID = labelled[0].Spec.Labels[api.LabelType]
-	case err != nil:
-		_, err := application(ctx, dockerCLI, name) // says what there is instead
+	case errors.Is(err, store.ErrNotFound):
+		_, err = application(ctx, dockerCLI, name) // says what there is instead
 		return nil, false, err
+	case err != nil:
+		return nil, false, preflight.Explain(ctx, docker, err)
 	}
 	catalog, err := stacks.Builtin()
 	if err != nil {

@@ -192,6 +192,20 @@ func TestCredentialsOfApplicationsThatAreNotThere(t *testing.T) {
 	}
 }
 
+// A Swarm that elects for a moment is not one without passwords.
+func TestCredentialsWhoseRecordCannotBeReadForAMoment(t *testing.T) {
+	docker := installed(t)
+	fakeswarm.Put(t, docker, store.KindApplication, "pg", pg(0))
+	before := len(docker.Services)
+	docker.ConfigListFunc = func() error {
+		docker.ConfigListFunc = nil
+		return errors.New("rpc error: the swarm does not have a leader")
+	}
+	s := session{docker: docker}
+	assert.ErrorContains(t, s.run(t, "credentials", "pg", "--yes"), "does not have a leader")
+	assert.Equal(t, len(docker.Services), before)
+}
+
 func TestCredentialsMadeByHandAreFoundByNameAndShownWithTheirLineEnd(t *testing.T) {
 	docker := newReader(t)
 	docker.Secrets = []swarm.Secret{

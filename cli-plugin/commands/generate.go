@@ -46,6 +46,9 @@ func runGenerate(ctx context.Context, dockerCLI command.Cli, flags *pflag.FlagSe
 		return err
 	}
 	if app.Added != nil {
+		if err := app.Fit(options, stack); err != nil {
+			return unfit(app, err)
+		}
 		sayDemands(dockerCLI.Err(), app, app.Demands(options, stack.Config))
 	}
 	_, err = dockerCLI.Out().Write(stack.YAML)

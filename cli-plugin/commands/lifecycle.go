@@ -62,12 +62,18 @@ func (o *lifecycleOptions) beginWithPrimary(ctx context.Context, dockerCLI comma
 	return app, err
 }
 
-// carryOut asks for an operation and follows it.
-func (o *lifecycleOptions) carryOut(ctx context.Context, dockerCLI command.Cli, kind string, request any) error {
+// carryOut asks for an operation and follows it. What else is to be done once it was asked for, also
+// if nobody waits for its end, is done before that.
+func (o *lifecycleOptions) carryOut(ctx context.Context, dockerCLI command.Cli, kind string, request any, also ...func() error) error {
 	records := store.New(dockerCLI.Client())
 	name, err := operation.Ask(ctx, records, kind, o.name, request)
 	if err != nil {
 		return err
+	}
+	for _, do := range also {
+		if err := do(); err != nil {
+			return fmt.Errorf("%w\nThe operation %s was begun before that\nSee it with: docker openmanage operation inspect %s", err, name, name)
+		}
 	}
 	if o.detach {
 		fmt.Fprintln(dockerCLI.Out(), name)
@@ -95,9 +101,23 @@ func (o *lifecycleOptions) withComponents(ctx context.Context, dockerCLI command
 	if err != nil || len(components) == 0 {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("the components of %s are not done within %s; Swarm goes on\nSee them with: docker openmanage ps %s", o.name, o.timeout, o.name))
+	ctx, cancel := o.forComponents(ctx)
 	defer cancel()
 	return do(ctx, components)
+}
+
+// forComponents ends after the time that the command has for components.
+func (o *lifecycleOptions) forComponents(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("the components of %s are not done within %s; Swarm goes on\nSee them with: docker openmanage ps %s", o.name, o.timeout, o.name))
+}
+
+// alsoComponents has Swarm change the components of the application, if there are any.
+func (o *lifecycleOptions) alsoComponents(ctx context.Context, dockerCLI command.Cli, edit func(*swarm.ServiceSpec) bool) func() error {
+	return func() error {
+		return o.withComponents(ctx, dockerCLI, func(ctx context.Context, components []swarm.Service) error {
+			return changeComponents(ctx, dockerCLI, components, edit)
+		})
+	}
 }
 
 func switchoverCommand(dockerCLI command.Cli) *cobra.Command {
@@ -257,11 +277,10 @@ deploy brings the old one back.`,
 				return errors.New("--image is missing: which image are the members to have?")
 			}
 			if one != "" {
-				app, err := o.begin(cmd.Context(), dockerCLI)
-				if err != nil {
+				if _, err := o.begin(cmd.Context(), dockerCLI); err != nil {
 					return err
 				}
-				return upgradeComponent(cmd.Context(), dockerCLI, app, one, req.Image)
+				return o.upgradeComponent(cmd.Context(), dockerCLI, one, req.Image, dryRun)
 			}
 			return runRoll(cmd.Context(), dockerCLI, o, store.OperationUpgrade, req, dryRun)
 		},
@@ -312,7 +331,11 @@ func runRoll(ctx context.Context, dockerCLI command.Cli, o lifecycleOptions, kin
 		}
 		return nil
 	}
-	if err := o.carryOut(ctx, dockerCLI, kind, req); err != nil || o.detach {
+	var also []func() error
+	if o.detach && req.Image == "" { // who waits sees one after the other
+		also = append(also, o.alsoComponents(ctx, dockerCLI, component.Roll("")))
+	}
+	if err := o.carryOut(ctx, dockerCLI, kind, req, also...); err != nil || o.detach {
 		return err
 	}
 	if req.Image == "" {
@@ -388,7 +411,10 @@ func stopCommand(dockerCLI command.Cli) *cobra.Command {
 				return err
 			}
 			if err := o.withComponents(cmd.Context(), dockerCLI, func(ctx context.Context, components []swarm.Service) error {
-				return setComponents(ctx, dockerCLI, o.name, components, component.Stop, func(s component.State) bool { return s.Running == 0 })
+				if err := changeComponents(ctx, dockerCLI, components, component.Stop); err != nil {
+					return err
+				}
+				return awaitComponents(ctx, dockerCLI, o.name, func(s component.State) bool { return s.Running == 0 })
 			}); err != nil {
 				return err
 			}
@@ -416,11 +442,13 @@ func startCommand(dockerCLI command.Cli) *cobra.Command {
 			if _, err := o.begin(cmd.Context(), dockerCLI); err != nil {
 				return err
 			}
-			if err := o.carryOut(cmd.Context(), dockerCLI, store.OperationStart, struct{}{}); err != nil || o.detach {
+			// Those that wait for the members try again until they are there.
+			also := o.alsoComponents(cmd.Context(), dockerCLI, component.Start)
+			if err := o.carryOut(cmd.Context(), dockerCLI, store.OperationStart, struct{}{}, also); err != nil || o.detach {
 				return err
 			}
-			if err := o.withComponents(cmd.Context(), dockerCLI, func(ctx context.Context, components []swarm.Service) error {
-				return setComponents(ctx, dockerCLI, o.name, components, component.Start, component.State.Healthy)
+			if err := o.withComponents(cmd.Context(), dockerCLI, func(ctx context.Context, _ []swarm.Service) error {
+				return awaitComponents(ctx, dockerCLI, o.name, component.State.Healthy)
 			}); err != nil {
 				return err
 			}
@@ -475,6 +503,8 @@ func runScale(ctx context.Context, dockerCLI command.Cli, o lifecycleOptions, re
 		return fmt.Errorf("the number of members of %s cannot be changed: %s has %s", app.Name, kind.ID, kind.Members)
 	case kind.Members.Scale != "":
 		return fmt.Errorf("the number of members of %s cannot be changed: %s", app.Name, kind.Members.Scale)
+	case kind.Plain():
+		return fmt.Errorf("scale adds members with a snapshot of another's data, and those of %s are each by themselves\nFor another number, deploy its stack again, with all that you have set:\n  docker openmanage generate %s %s --replicas N … > %s.yml && docker stack deploy -c %s.yml %s", app.Name, kind.ID, app.Name, app.Name, app.Name, app.Name)
 	case replicas && !kind.Members.Allow(req.Members):
 		return fmt.Errorf("--replicas %d: %s has %s", req.Members, kind.ID, kind.Members)
 	}

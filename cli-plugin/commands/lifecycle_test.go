@@ -5,10 +5,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/types/swarm"
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
 
+	"github.com/openmanage/openmanage/cli-plugin/internal/component"
 	"github.com/openmanage/openmanage/cli-plugin/internal/fakeswarm"
+	"github.com/openmanage/openmanage/internal/api"
 	"github.com/openmanage/openmanage/internal/store"
 )
 
@@ -180,6 +183,71 @@ func TestBadInputToOperations(t *testing.T) {
 		s := session{docker: docker}
 		assert.Check(t, is.ErrorContains(s.run(t, strings.Fields(args)...), want), args)
 	}
+	assert.Equal(t, len(*asked), 0)
+}
+
+// withWeb returns a Swarm with an application kv of equals, which has a component web.
+func withWeb(t *testing.T) (*fakeswarm.Client, *[]store.Operation) {
+	t.Helper()
+	docker, asked := answering(t, nil)
+	fakeswarm.Put(t, docker, store.KindApplication, "kv", store.Application{Name: "kv", Type: "ntp", NoRoles: true, Image: "cturra/ntp:latest", Members: []store.Member{member("kv-1", "node1", api.RoleMember)}})
+	web := service("kv_web", "kv", map[string]string{api.LabelApplication: "kv", api.LabelComponent: "web"})
+	two := uint64(2)
+	web.Spec.Mode.Replicated = &swarm.ReplicatedService{Replicas: &two}
+	web.Spec.TaskTemplate.ContainerSpec.Image = "web:1"
+	docker.Services = append(docker.Services, web)
+	return docker, asked
+}
+
+func webOf(docker *fakeswarm.Client) swarm.ServiceSpec {
+	return docker.Services[len(docker.Services)-1].Spec
+}
+
+// stopWeb is what `stop` does to the component.
+func stopWeb(docker *fakeswarm.Client) {
+	spec := &docker.Services[len(docker.Services)-1].Spec
+	component.Stop(spec)
+}
+
+func TestUpgradeOfAComponent(t *testing.T) {
+	docker, asked := withWeb(t)
+	upgrade := []string{"upgrade", "kv", "--component", "web", "--image", "web:2"}
+	s := session{docker: docker}
+	assert.NilError(t, s.run(t, append(upgrade, "--dry-run")...))
+	assert.Equal(t, s.out.String(), "1. restart kv-web with web:2, one task at a time; Swarm rolls it back if one does not get healthy\n")
+	assert.Equal(t, webOf(docker).TaskTemplate.ContainerSpec.Image, "web:1")
+
+	s = session{docker: docker}
+	assert.NilError(t, s.run(t, append(upgrade, "--detach")...))
+	assert.Equal(t, s.out.String(), "kv-web\n")
+	assert.Equal(t, shortImage(webOf(docker).TaskTemplate.ContainerSpec.Image), "web:2")
+
+	// Swarm says nothing of its own: it waits no longer than it may.
+	s = session{docker: docker}
+	assert.ErrorContains(t, s.run(t, "upgrade", "kv", "--component", "web", "--image", "web:3", "--timeout", "10ms"), "the components of kv are not done within 10ms")
+
+	stopWeb(docker)
+	s = session{docker: docker}
+	assert.NilError(t, s.run(t, "upgrade", "kv", "--component", "web", "--image", "web:4"))
+	assert.Equal(t, shortImage(webOf(docker).TaskTemplate.ContainerSpec.Image), "web:4")
+	assert.Equal(t, len(*asked), 0)
+}
+
+// Who does not wait has components started and restarted all the same.
+func TestDetachedStartAndRestartReachComponents(t *testing.T) {
+	docker, _ := withWeb(t)
+	stopWeb(docker)
+	s := session{docker: docker}
+	assert.NilError(t, s.run(t, "start", "kv", "--detach"))
+	assert.Equal(t, *webOf(docker).Mode.Replicated.Replicas, uint64(2))
+	assert.NilError(t, s.run(t, "restart", "kv", "--detach"))
+	assert.Equal(t, webOf(docker).TaskTemplate.ForceUpdate, uint64(1))
+}
+
+func TestScaleOfEqualsSaysHow(t *testing.T) {
+	docker, asked := withWeb(t)
+	s := session{docker: docker}
+	assert.ErrorContains(t, s.run(t, "scale", "kv", "--replicas", "3"), "docker openmanage generate ntp kv --replicas N")
 	assert.Equal(t, len(*asked), 0)
 }
 

@@ -2,15 +2,16 @@ package commands
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"strconv"
 	"strings"
 
 	"github.com/docker/cli/cli/command"
 	"github.com/spf13/pflag"
 
+	"github.com/openmanage/openmanage/cli-plugin/internal/claim"
 	"github.com/openmanage/openmanage/internal/store"
 	"github.com/openmanage/openmanage/stacks"
 )
@@ -83,14 +84,23 @@ func (c *creation) lookForNeeds(ctx context.Context, dockerCLI command.Cli, o *c
 			return err
 		case err == nil && r.Value.Type != n.Type:
 			return fmt.Errorf("%s needs an application of type %s, and %s is of type %s\nName another one: --use %s=NAME", c.app.Title, n.Type, u.Name, r.Value.Type, n.Name)
-		case err == nil && r.Value.Removed == nil:
-			u.Members = len(r.Value.Members)
+		}
+		there := err == nil && r.Value.Removed == nil
+		done, asked, err := createOf(ctx, dockerCLI, u.Name)
+		made := len(r.Value.Members)
+		switch chosen := given[n.Name].Name != ""; {
+		case err != nil:
+			return err
+		case there && (done || made >= asked.Members):
+			u.Members = made
 			c.options.Uses[n.Name] = u
 			continue
-		case given[n.Name].Name != "":
+		case there && chosen:
+			return fmt.Errorf("the create of %s, which %s could use, has not come to its end\nSee it with: docker openmanage operation inspect %s; to go on: docker openmanage create %s %s", u.Name, c.options.Name, claim.Name(u.Name), n.Type, u.Name)
+		case chosen:
 			return fmt.Errorf("there is no application %s that %s could use\nCreate it: docker openmanage create %s %s; or leave --use out, and one is made", u.Name, c.options.Name, n.Type, u.Name)
 		}
-		along, err := planAlong(ctx, dockerCLI, n, u)
+		along, err := c.planAlong(ctx, dockerCLI, n, u, asked)
 		if err != nil {
 			return err
 		}
@@ -103,6 +113,20 @@ func (c *creation) lookForNeeds(ctx context.Context, dockerCLI command.Cli, o *c
 	return nil
 }
 
+// createOf tells whether the create of an application has come to its end, and what was asked of it. One
+// that was cut short may have made some of the members only.
+func createOf(ctx context.Context, dockerCLI command.Cli, application string) (done bool, asked stacks.Options, err error) {
+	op, err := store.Get[store.Operation](ctx, store.New(dockerCLI.Client()), store.KindOperation, claim.Name(application))
+	switch {
+	case errors.Is(err, store.ErrNotFound): // deployed by hand
+		return true, asked, nil
+	case err != nil || op.Value.State == store.OperationDone:
+		return err == nil, asked, err
+	}
+	err = json.Unmarshal([]byte(op.Value.Request), &asked)
+	return false, asked, err
+}
+
 // inCatalog says that a type cannot be created yet, because another that it needs is still to come.
 func inCatalog(ctx context.Context, dockerCLI command.Cli, app *stacks.App, n stacks.Need) error {
 	if _, err := findType(ctx, dockerCLI, n.Type); errors.Is(err, stacks.ErrUnknownType) {
@@ -111,16 +135,17 @@ func inCatalog(ctx context.Context, dockerCLI command.Cli, app *stacks.App, n st
 	return nil
 }
 
-// planAlong is the creation of what fills a need, with the defaults of its type.
-func planAlong(ctx context.Context, dockerCLI command.Cli, n stacks.Need, u stacks.Uses) (*creation, error) {
+// planAlong is the creation of what fills a need, as it was asked for before, if it was, or with the
+// defaults of its type. What it reaches counts as reached by who needs it, unless that came with OpenManage.
+func (c *creation) planAlong(ctx context.Context, dockerCLI command.Cli, n stacks.Need, u stacks.Uses, asked stacks.Options) (*creation, error) {
 	app, err := findType(ctx, dockerCLI, n.Type)
 	if err != nil {
 		return nil, err
 	}
-	parameters := maps.Clone(n.Parameters)
-	if parameters == nil {
-		parameters = map[string]string{}
+	made, options := n.Along(app, u.Name)
+	if asked.Name == u.Name {
+		options = app.Complete(asked)
+		made = app.For(options)
 	}
-	options := app.Complete(stacks.Options{Name: u.Name, Members: n.Members, Image: n.Image, Parameters: parameters})
-	return &creation{app: app.For(options), options: options}, app.Check(options)
+	return &creation{app: made, options: options, allow: c.allow, foreign: c.isForeign()}, made.Check(options)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/docker/cli/cli/compose/loader"
 	"github.com/docker/cli/cli/compose/types"
@@ -11,6 +12,7 @@ import (
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
 
+	"github.com/openmanage/openmanage/cli-plugin/internal/claim"
 	"github.com/openmanage/openmanage/cli-plugin/internal/fakeswarm"
 	"github.com/openmanage/openmanage/cli-plugin/internal/stackdeploy"
 	"github.com/openmanage/openmanage/internal/api"
@@ -39,6 +41,12 @@ func (d *loading) Deploy(_ context.Context, name string, file []byte, _ stackdep
 		s.Spec.Mode.Replicated = &swarm.ReplicatedService{Replicas: one.Deploy.Replicas}
 		if one.Deploy.Mode == "global" {
 			s.Spec.Mode = swarm.ServiceMode{Global: &swarm.GlobalService{}}
+		}
+		for _, p := range one.Ports {
+			if s.Spec.EndpointSpec == nil {
+				s.Spec.EndpointSpec = &swarm.EndpointSpec{}
+			}
+			s.Spec.EndpointSpec.Ports = append(s.Spec.EndpointSpec.Ports, swarm.PortConfig{TargetPort: p.Target, PublishedPort: p.Published})
 		}
 		d.docker.Services = append(d.docker.Services, s)
 		if m := one.Deploy.Labels[api.LabelMember]; m != "" {
@@ -72,7 +80,19 @@ func TestCreateMakesWhatIsNeededFirst(t *testing.T) {
 
 	// Again: all is there.
 	assert.Check(t, is.Contains(s.err.String(), "zb-provisioner  1 of 1 running"))
-	assert.NilError(t, s.create(t, deployer, "zabbix", "zb"))
+	assert.NilError(t, s.create(t, deployer, "zabbix", "zb", "--publish", "8080"))
+	for _, tc := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--publish", "8081:8080"}, "--publish is 8080:8080, you ask for 8081:8080"},
+		{[]string{"--domain", "zabbix.example.org"}, "--domain zabbix.example.org: it does not answer there through traefik"},
+		{[]string{"--use", "db=other"}, "--use db=other: it uses another one"},
+		{[]string{"--component-image", "web=example/web:7.0.1"}, "--component-image web is zabbix/zabbix-web-nginx-pgsql:ubuntu-7.0.21, you ask for example/web:7.0.1"},
+		{[]string{"--encrypt-network"}, "--encrypt-network: its network is not encrypted"},
+	} {
+		assert.ErrorContains(t, s.create(t, deployer, append([]string{"zabbix", "zb"}, tc.args...)...), "zb exists already, with other options:\n  "+tc.want)
+	}
 	assert.Equal(t, len(deployer.order), 2)
 
 	var ps session
@@ -108,16 +128,50 @@ func TestCreateUsesWhatIsGiven(t *testing.T) {
 	assert.Assert(t, !strings.Contains(strings.Join(docker.Records(), " "), "operation.create.zz"))
 }
 
+// What is needed and was made by half is completed before it is used.
+func TestCreateGoesOnWithWhatIsNeeded(t *testing.T) {
+	docker := installed(t)
+	docker.Services[0].Spec.TaskTemplate.ContainerSpec.Image = "registry.example.com/openmanage:1.2.3"
+	docker.Services = append(docker.Services, service("zb-db_1", "zb-db", map[string]string{
+		api.LabelApplication: "zb-db", api.LabelType: "postgresql", api.LabelMember: "zb-db-1", api.LabelSlot: "1", api.LabelVolume: "zb-db-1",
+	}))
+	half := store.Application{Name: "zb-db", Type: "postgresql", Members: []store.Member{member("zb-db-1", "node1", api.RolePrimary)}}
+	fakeswarm.Put(t, docker, store.KindApplication, "zb-db", half)
+	ended := time.Now()
+	fakeswarm.Put(t, docker, store.KindOperation, claim.Name("zb-db"), store.Operation{Kind: store.OperationCreate, Target: "zb-db", State: store.OperationFailed, Request: `{"name":"zb-db","members":3,"image":"postgres:16"}`, Ended: &ended})
+	deployer := &loading{t: t, docker: docker, files: map[string]string{}}
+	s := session{docker: docker}
+	err := s.create(t, deployer, "zabbix", "zb", "--use", "db=zb-db")
+	assert.ErrorContains(t, err, "the create of zb-db, which zb could use, has not come to its end")
+	assert.ErrorContains(t, err, "to go on: docker openmanage create postgresql zb-db")
+	assert.Equal(t, len(deployer.order), 0)
+
+	assert.NilError(t, s.create(t, deployer, "zabbix", "zb"))
+	assert.DeepEqual(t, deployer.order, []string{"zb-db", "zb"})
+	assert.Check(t, is.Contains(deployer.files["zb-db"], "image: postgres:16\n"), "as it was asked for")
+	assert.Check(t, is.Contains(deployer.files["zb"], "DB_SERVER_HOST: zb-db-1,zb-db-2,zb-db-3"))
+}
+
+// A file for `docker stack deploy` has the members that create would make.
+func TestGenerateNamesAllMembersOfWhatIsNeeded(t *testing.T) {
+	s := session{docker: installed(t)}
+	assert.NilError(t, s.run(t, "generate", "zabbix", "zb"))
+	assert.Check(t, is.Contains(s.out.String(), "DB_SERVER_HOST: zb-db-1,zb-db-2,zb-db-3"))
+	s = session{docker: installed(t)}
+	assert.NilError(t, s.run(t, "generate", "zabbix", "zb", "--use", "db=pg:1"))
+	assert.Check(t, is.Contains(s.out.String(), "DB_SERVER_HOST: pg-1\n"))
+}
+
 // What is needed is made as the type that needs it wants it.
 func TestCreateMakesWhatIsNeededAsItIsWanted(t *testing.T) {
 	s := session{docker: installed(t)}
-	along, err := planAlong(t.Context(), s.cli(), stacks.Need{Name: "search", Type: "opensearch", Image: "opensearchproject/opensearch:2.15.0", Parameters: map[string]string{"security": "false"}}, stacks.Uses{Name: "lg-search"})
+	along, err := (&creation{app: &stacks.App{}}).planAlong(t.Context(), s.cli(), stacks.Need{Name: "search", Type: "opensearch", Image: "opensearchproject/opensearch:2.15.0", Parameters: map[string]string{"security": "false"}}, stacks.Uses{Name: "lg-search"}, stacks.Options{})
 	assert.NilError(t, err)
 	stack, err := along.app.Generate(along.options)
 	assert.NilError(t, err)
 	assert.Check(t, is.Contains(string(stack.YAML), "image: opensearchproject/opensearch:2.15.0"))
 	assert.Check(t, is.Contains(string(stack.YAML), `DISABLE_SECURITY_PLUGIN: "true"`))
-	_, err = planAlong(t.Context(), s.cli(), stacks.Need{Name: "search", Type: "opensearch", Parameters: map[string]string{"security": "perhaps"}}, stacks.Uses{Name: "lg-search"})
+	_, err = (&creation{app: &stacks.App{}}).planAlong(t.Context(), s.cli(), stacks.Need{Name: "search", Type: "opensearch", Parameters: map[string]string{"security": "perhaps"}}, stacks.Uses{Name: "lg-search"}, stacks.Options{})
 	assert.ErrorContains(t, err, "expected one of true, false")
 }
 

@@ -73,7 +73,17 @@ func removeApplication(ctx context.Context, dockerCLI command.Cli, name string, 
 	if opErr != nil && !errors.Is(opErr, store.ErrNotFound) {
 		return opErr
 	}
-	if len(services) == 0 && opErr != nil {
+	left := false
+	if len(services) == 0 && opErr != nil { // an rm that was cut short may have left networks and containers
+		_, err := store.Get[store.Application](ctx, records, store.KindApplication, name) // not somebody else's
+		if err == nil {
+			left, err = stackdeploy.IsLeft(ctx, docker, name)
+		}
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+	}
+	if len(services) == 0 && opErr != nil && !left {
 		app, err := application(ctx, dockerCLI, name)
 		if err != nil {
 			return err
@@ -90,7 +100,7 @@ func removeApplication(ctx context.Context, dockerCLI command.Cli, name string, 
 	if len(others) > 0 {
 		return fmt.Errorf("%s is in use: other services are attached to its network: %s\nNothing was removed. Remove those first, or detach them", name, strings.Join(others, ", "))
 	}
-	if !o.yes {
+	if !o.yes && !left { // which was agreed to
 		if !dockerCLI.In().IsTerminal() {
 			return fmt.Errorf("%s and its %d members would be removed\nAdd --yes to do so; its volumes and secrets are kept", name, len(services))
 		}
@@ -108,6 +118,14 @@ func removeApplication(ctx context.Context, dockerCLI command.Cli, name string, 
 		// Without its record, a create that still runs stops, and the next one starts anew.
 		if err := store.Delete(ctx, records, store.KindOperation, op); err != nil {
 			return err
+		}
+		if op.Value.State == store.OperationRunning {
+			fmt.Fprintf(dockerCLI.Err(), "%s is being created by %s: waiting until that has stopped\n", name, op.Value.By)
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-time.After(claim.Notice):
+			}
 		}
 	}
 	if err := credentials.RemoveServices(ctx, docker, name); err != nil {

@@ -38,11 +38,33 @@ type Server struct {
 
 	good atomic.Bool // something could be read once
 
+	state   shared[State]
+	targets shared[[]Target]
+	told    string // what was logged last; with state
+}
+
+// shared is what was read last. Those who ask together share it.
+type shared[T any] struct {
 	mu    sync.Mutex // held while it is read
-	at    time.Time  // of state and err
-	state State
+	at    time.Time  // of value and err
+	value T
 	err   error
-	told  string // what was logged last
+}
+
+// get returns what there is now, or was a moment ago. then is called, under the lock, after it was read.
+func (s *shared[T]) get(ctx context.Context, read func(context.Context) (T, error), then func()) (T, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.at.IsZero() && time.Since(s.at) < fresh {
+		return s.value, s.err
+	}
+	// Others wait for it too, so it does not end with the one who asked first.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
+	defer cancel()
+	s.value, s.err = read(ctx)
+	s.at = time.Now()
+	then()
+	return s.value, s.err
 }
 
 // Handler serves
@@ -68,9 +90,7 @@ func (s *Server) Handler() http.Handler {
 			http.NotFound(w, r)
 			return
 		}
-		ctx, cancel := context.WithTimeout(r.Context(), readTimeout)
-		defer cancel()
-		targets, err := s.Targets(ctx)
+		targets, err := s.targets.get(r.Context(), s.Targets, func() {})
 		answer(w, targets, err)
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
@@ -94,35 +114,26 @@ func answer(w http.ResponseWriter, doc any, err error) {
 	_ = json.NewEncoder(w).Encode(doc)                 // who asked may be gone
 }
 
-// read returns the state as it is now, or was a moment ago. Those who ask together share it.
+// read returns the state as it is now, or was a moment ago.
 func (s *Server) read(ctx context.Context) (State, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.at.IsZero() && time.Since(s.at) < fresh {
-		return s.state, s.err
-	}
-	// Others wait for it too, so it does not end with the one who asked first.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
-	defer cancel()
-	s.state, s.err = s.State(ctx)
-	s.at = time.Now()
-	if s.err == nil {
-		s.good.Store(true)
-	}
-	s.tell()
-	return s.state, s.err
+	return s.state.get(ctx, s.State, func() {
+		if s.state.err == nil {
+			s.good.Store(true)
+		}
+		s.tell()
+	})
 }
 
 // tell logs what cannot be read, once for as long as it lasts.
 func (s *Server) tell() {
 	var problems []string
-	for _, p := range []string{s.state.Incomplete, s.state.Unheard} {
+	for _, p := range []string{s.state.value.Incomplete, s.state.value.Unheard} {
 		if p != "" {
 			problems = append(problems, p)
 		}
 	}
-	if s.err != nil {
-		problems = []string{s.err.Error()}
+	if s.state.err != nil {
+		problems = []string{s.state.err.Error()}
 	}
 	now := strings.Join(problems, "\n")
 	if now == s.told {

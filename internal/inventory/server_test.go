@@ -144,6 +144,9 @@ func TestTargetsForPrometheus(t *testing.T) {
 	assert.Equal(t, body, `[{"targets":["10.0.1.6:9100"],"labels":{"node":"node1"}}]`+"\n")
 	err = errors.New("no leader") // not an empty list: Prometheus keeps what it has
 	code, _, _ = page(t, s, "/targets.json")
+	assert.Equal(t, code, http.StatusOK, "who asks again at once is told the same")
+	s.targets.at = s.targets.at.Add(-fresh)
+	code, _, _ = page(t, s, "/targets.json")
 	assert.Equal(t, code, http.StatusServiceUnavailable)
 }
 
@@ -153,7 +156,7 @@ func TestHealth(t *testing.T) {
 	var err error
 	s := &Server{State: func(context.Context) (State, error) { return State{}, err }, Log: hclog.NewNullLogger()}
 	ask := func() int {
-		s.at = s.at.Add(-fresh)
+		s.state.at = s.state.at.Add(-fresh)
 		code, _, _ := page(t, s, "/healthz")
 		return code
 	}
@@ -162,11 +165,11 @@ func TestHealth(t *testing.T) {
 	err = nil
 	assert.Equal(t, ask(), http.StatusOK)
 	err = errors.New("no leader")
-	s.at = s.at.Add(-fresh)
+	s.state.at = s.state.at.Add(-fresh)
 	_, _, _ = page(t, s, "/metrics")
 	assert.Equal(t, ask(), http.StatusOK)
-	s.mu.Lock() // as while Docker does not answer
-	defer s.mu.Unlock()
+	s.state.mu.Lock() // as while Docker does not answer
+	defer s.state.mu.Unlock()
 	code, _, _ := page(t, s, "/healthz")
 	assert.Equal(t, code, http.StatusOK)
 }
@@ -187,7 +190,7 @@ func TestThoseWhoAskTogetherShareOneRead(t *testing.T) {
 	}
 	all.Wait()
 	assert.Equal(t, reads, 1)
-	s.at = s.at.Add(-fresh)
+	s.state.at = s.state.at.Add(-fresh)
 	_, _, _ = page(t, s, "/metrics")
 	assert.Equal(t, reads, 2)
 }
@@ -199,7 +202,7 @@ func TestWhatCannotBeReadIsLoggedOnce(t *testing.T) {
 	s := &Server{State: func(context.Context) (State, error) { return State{Unheard: "nobody leads"}, err }}
 	s.Log = hclog.New(&hclog.LoggerOptions{Output: &log, JSONFormat: true})
 	read := func() {
-		s.at = s.at.Add(-fresh)
+		s.state.at = s.state.at.Add(-fresh)
 		_, _ = s.read(t.Context())
 	}
 	read()

@@ -159,7 +159,13 @@ func (p *provisioner) round(ctx context.Context) error {
 	if state.Incomplete != "" {
 		problems = append(problems, state.Incomplete+"; hosts of members that are gone stay until it can be read")
 	}
-	refusals, pushErr := p.push(ctx, state, members)
+	var refusals []string
+	var pushErr error
+	if state.Unheard == "" {
+		refusals, pushErr = p.push(ctx, state, members)
+	} else { // what the records say may have been true long ago
+		problems = append(problems, state.Unheard+"; nothing is sent of members until it can be")
+	}
 	p.tell(append(problems, refusals...))
 	if err := errors.Join(err, pushErr); err != nil {
 		return err

@@ -409,6 +409,22 @@ func TestTheSwarmCannotBeRead(t *testing.T) {
 	assert.Assert(t, Check(s.good) != nil)
 }
 
+// What was true of a member once is not sent as if it was now.
+func TestWhatIsNotHeardIsNotSent(t *testing.T) {
+	s := newScene(t)
+	p := s.started(t)
+	sent := s.zabbix.called("history.push")
+	assert.Assert(t, sent > 0)
+	s.change(func(state *inventory.State) { state.Unheard = "nobody leads" })
+	assert.NilError(t, p.round(t.Context()))
+	assert.NilError(t, p.round(t.Context()))
+	assert.Equal(t, s.zabbix.called("history.push"), sent)
+	assert.Equal(t, strings.Count(s.log.String(), "nobody leads"), 1)
+	s.change(func(state *inventory.State) { state.Unheard = "" })
+	assert.NilError(t, p.round(t.Context()))
+	assert.Assert(t, s.zabbix.called("history.push") > sent)
+}
+
 func TestCheckNamesAnOldRound(t *testing.T) {
 	s := newScene(t)
 	s.started(t)

@@ -20,6 +20,8 @@ const (
 	renewal = 3 * time.Second
 	// patience is how long a claim may stand still before it is taken over.
 	patience = 15 * time.Second
+	// Notice is after what time who holds a claim has noticed that its record is gone, and stopped.
+	Notice = renewal + 2*time.Second
 )
 
 // ErrHeld: somebody else creates the application now.

@@ -66,7 +66,7 @@ func Name(s swarm.Service) string {
 func States(components []swarm.Service, tasks []swarm.Task, hostname func(node string) string) []State {
 	states := make([]State, 0, len(components))
 	for _, s := range components {
-		state := State{Name: Name(s), Stopped: isStopped(s)}
+		state := State{Name: Name(s), Stopped: IsStopped(s)}
 		if r := s.Spec.Mode.Replicated; r != nil && r.Replicas != nil {
 			state.Wanted = int(*r.Replicas)
 		}
@@ -105,7 +105,8 @@ func lastFailure(service string, tasks []swarm.Task) string {
 	return problem
 }
 
-func isStopped(s swarm.Service) bool {
+// IsStopped tells whether Stop has been asked of a component.
+func IsStopped(s swarm.Service) bool {
 	if s.Spec.Mode.Global != nil {
 		return s.Spec.TaskTemplate.Placement != nil && slices.Contains(s.Spec.TaskTemplate.Placement.Constraints, stopped)
 	}
@@ -179,7 +180,7 @@ func Start(spec *swarm.ServiceSpec) bool {
 // Roll has every task of a component started anew, with another image if it is not "".
 func Roll(image string) func(*swarm.ServiceSpec) bool {
 	return func(spec *swarm.ServiceSpec) bool {
-		if image == "" && isStopped(swarm.Service{Spec: *spec}) {
+		if image == "" && IsStopped(swarm.Service{Spec: *spec}) {
 			return false // there is no task to start anew
 		}
 		if image == "" {

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -178,6 +179,31 @@ func (c *Client) ServiceCreate(_ context.Context, o client.ServiceCreateOptions)
 	return client.ServiceCreateResult{ID: s.ID}, nil
 }
 
+// ServiceInspect finds a service by its ID.
+func (c *Client) ServiceInspect(_ context.Context, id string, _ client.ServiceInspectOptions) (client.ServiceInspectResult, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.Services {
+		if s.ID == id {
+			return client.ServiceInspectResult{Service: s}, nil
+		}
+	}
+	return client.ServiceInspectResult{}, fmt.Errorf("service %s: %w", id, cerrdefs.ErrNotFound)
+}
+
+// ServiceUpdate writes a service's spec; nothing follows from it.
+func (c *Client) ServiceUpdate(_ context.Context, id string, o client.ServiceUpdateOptions) (client.ServiceUpdateResult, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range c.Services {
+		if c.Services[i].ID == id {
+			c.Services[i].Spec = o.Spec
+			return client.ServiceUpdateResult{}, nil
+		}
+	}
+	return client.ServiceUpdateResult{}, fmt.Errorf("service %s: %w", id, cerrdefs.ErrNotFound)
+}
+
 // service returns the ID of a service by its ID or name. The lock is held.
 func (c *Client) service(idOrName string) (string, error) {
 	for _, s := range c.Services {
@@ -277,6 +303,18 @@ func (c *Client) NetworkList(_ context.Context, o client.NetworkListOptions) (cl
 		}
 	}
 	return res, nil
+}
+
+// NetworkRemove removes a network by its ID.
+func (c *Client) NetworkRemove(_ context.Context, id string, _ client.NetworkRemoveOptions) (client.NetworkRemoveResult, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := len(c.Networks)
+	c.Networks = slices.DeleteFunc(c.Networks, func(n network.Network) bool { return n.ID == id })
+	if len(c.Networks) == before {
+		return client.NetworkRemoveResult{}, fmt.Errorf("network %s: %w", id, cerrdefs.ErrNotFound)
+	}
+	return client.NetworkRemoveResult{}, nil
 }
 
 // NetworkInspect finds a network of Networks.

@@ -47,6 +47,7 @@ func Healthy(ctx context.Context, docker client.APIClient, application string, m
 	defer cancel()
 	records := store.New(docker)
 	var lines []Line
+	var before map[string]bool // tasks that had failed already: of an earlier try, which has another image or another login
 	for {
 		app, err := store.Get[store.Application](ctx, records, store.KindApplication, application)
 		if err != nil && !errors.Is(err, store.ErrNotFound) && ctx.Err() == nil {
@@ -61,12 +62,18 @@ func Healthy(ctx context.Context, docker client.APIClient, application string, m
 		if err == nil {
 			lines = append(Lines(members, app.Value, tasks), componentLines(component.Of(services), tasks)...)
 			screen.Show(lines)
-			if err := failing(members, tasks); err != nil {
+			if len(lines) > 0 && !slices.ContainsFunc(lines, func(l Line) bool { return !l.Healthy }) {
+				return nil
+			}
+			if before == nil {
+				before = map[string]bool{}
+				for _, t := range tasks {
+					before[t.ID] = hasFailed(t)
+				}
+			}
+			if err := failing(members, slices.DeleteFunc(tasks, func(t swarm.Task) bool { return before[t.ID] })); err != nil {
 				return err
 			}
-		}
-		if len(lines) > 0 && !slices.ContainsFunc(lines, func(l Line) bool { return !l.Healthy }) {
-			return nil
 		}
 		select {
 		case <-time.After(Interval):
@@ -160,7 +167,7 @@ func memberOf(t swarm.Task) string {
 func failures(member string, tasks []swarm.Task) []string {
 	var failed []swarm.Task
 	for _, t := range tasks {
-		if memberOf(t) == member && (t.Status.State == swarm.TaskStateRejected || t.Status.State == swarm.TaskStateFailed) {
+		if memberOf(t) == member && hasFailed(t) {
 			failed = append(failed, t)
 		}
 	}
@@ -170,6 +177,10 @@ func failures(member string, tasks []swarm.Task) []string {
 		reasons = append(reasons, t.Status.Err)
 	}
 	return reasons
+}
+
+func hasFailed(t swarm.Task) bool {
+	return t.Status.State == swarm.TaskStateRejected || t.Status.State == swarm.TaskStateFailed
 }
 
 // imageErrors are what Docker says when there is no such image to run.

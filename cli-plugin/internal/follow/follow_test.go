@@ -2,11 +2,13 @@ package follow
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"testing"
 	"time"
 
 	"github.com/moby/moby/api/types/swarm"
+	"github.com/moby/moby/client"
 	"gotest.tools/v3/assert"
 
 	"github.com/openmanage/openmanage/cli-plugin/internal/fakeswarm"
@@ -63,15 +65,49 @@ func TestLines(t *testing.T) {
 	}
 }
 
+// rejected are tasks of pg-1 for which there is no image.
+func rejected(ids ...string) []swarm.Task {
+	var tasks []swarm.Task
+	for i, id := range ids {
+		one := task("pg-1", swarm.TaskStateRejected, swarm.TaskStateShutdown, "No such image: postgres:99", time.Duration(i)*time.Minute)
+		one.ID = id
+		tasks = append(tasks, one)
+	}
+	return tasks
+}
+
+// looked calls do at the second look at a Swarm.
+type looked struct {
+	*fakeswarm.Client
+	looks int
+	do    func()
+}
+
+func (l *looked) TaskList(ctx context.Context, o client.TaskListOptions) (client.TaskListResult, error) {
+	if l.looks++; l.looks == 2 {
+		l.do()
+	}
+	return l.Client.TaskList(ctx, o)
+}
+
 func TestHealthyFailsEarlyWithoutImage(t *testing.T) {
 	docker := fakeswarm.New("node1")
-	docker.Tasks = []swarm.Task{
-		task("pg-1", swarm.TaskStateRejected, swarm.TaskStateShutdown, "No such image: postgres:99", time.Minute),
-		task("pg-1", swarm.TaskStateRejected, swarm.TaskStateShutdown, "No such image: postgres:99", 0),
-	}
-	err := Healthy(t.Context(), docker, "pg", []string{"pg-1"}, NewScreen(&bytes.Buffer{}, nil), time.Minute)
+	err := Healthy(t.Context(), &looked{docker, 0, func() { docker.Tasks = rejected("a", "b") }}, "pg", []string{"pg-1"}, NewScreen(&bytes.Buffer{}, nil), time.Minute)
 	assert.ErrorIs(t, err, ErrFailing)
 	assert.ErrorContains(t, err, "pg-1 cannot start: No such image: postgres:99")
+}
+
+// What failed before was of another image, or without the login that it has now.
+func TestHealthyForgivesWhatFailedBefore(t *testing.T) {
+	docker := fakeswarm.New("node1")
+	docker.Tasks = rejected("a", "b")
+	err := Healthy(t.Context(), docker, "pg", []string{"pg-1"}, NewScreen(&bytes.Buffer{}, nil), time.Millisecond)
+	assert.ErrorIs(t, err, ErrTimeout)
+
+	again := task("pg-1", swarm.TaskStateRunning, swarm.TaskStateRunning, "", 0)
+	docker.Tasks = append(docker.Tasks, again)
+	fakeswarm.Put(t, docker, store.KindApplication, "pg", store.Application{Name: "pg", Members: []store.Member{{Name: "pg-1", State: api.StateRunning, Healthy: true}}})
+	assert.NilError(t, Healthy(t.Context(), docker, "pg", []string{"pg-1"}, NewScreen(&bytes.Buffer{}, nil), time.Minute))
 }
 
 func TestHealthyGivesUpAndNamesTheMembers(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -156,9 +155,7 @@ func Check(ctx context.Context, docker client.APIClient, plugin string, now time
 		return nil, "", false, err
 	}
 	ready = len(services.Items) >= 2
-	names := map[string]string{}
 	for _, s := range services.Items {
-		names[s.ID] = s.Spec.Name
 		if s.UpdateStatus != nil && s.UpdateStatus.State == swarm.UpdateStateUpdating {
 			ready = false
 		}
@@ -178,7 +175,7 @@ func Check(ctx context.Context, docker client.APIClient, plugin string, now time
 		if !n.Expected() {
 			continue
 		}
-		r := NodeReport{Hostname: n.Node.Description.Hostname, Problem: taskProblem(n.Node, names, tasks)}
+		r := NodeReport{Hostname: n.Node.Description.Hostname, Problem: taskProblem(n, services.Items, tasks)}
 		if n.Record != nil {
 			r.Version = n.Record.Version
 		}
@@ -187,7 +184,11 @@ func Check(ctx context.Context, docker client.APIClient, plugin string, now time
 		}
 		if r.Problem == "" && plugin != "" && !pluginref.Same(n.Record.Plugin, plugin) {
 			// In use it is replaced later: the node works, and the user is told.
-			if r.Note = n.Record.Problem; r.Note == "" {
+			switch r.Note = n.Record.Problem; {
+			case r.Note != "":
+			case !n.Active():
+				r.Note = fmt.Sprintf("it is set to %s: its volume plugin is replaced when it is active again", n.Node.Spec.Availability)
+			default:
 				r.Problem = "the volume plugin is being replaced by " + plugin
 			}
 		}
@@ -198,31 +199,37 @@ func Check(ctx context.Context, docker client.APIClient, plugin string, now time
 	return reports, leader, ready, nil
 }
 
-// taskProblem says which of our services does not run on a node, and why.
-func taskProblem(node swarm.Node, services map[string]string, tasks []swarm.Task) string {
+// taskProblem says which of our services does not run on a node as it should, and why.
+func taskProblem(node preflight.NodeState, services []swarm.Service, tasks []swarm.Task) string {
 	var problems []string
-	ids := slices.SortedFunc(maps.Keys(services), func(a, b string) int { return strings.Compare(services[a], services[b]) })
-	for _, id := range ids {
-		name := services[id]
-		if name == preflight.ManagerService && node.Spec.Role != swarm.NodeRoleManager {
+	for _, s := range slices.SortedFunc(slices.Values(services), func(a, b swarm.Service) int { return strings.Compare(a.Spec.Name, b.Spec.Name) }) {
+		name := s.Spec.Name
+		if name == preflight.ManagerService && node.Node.Spec.Role != swarm.NodeRoleManager {
 			continue
 		}
-		newest, found := swarm.Task{}, false
-		running := false
+		var newest, running *swarm.Task
 		for _, t := range tasks {
-			if t.ServiceID != id || t.NodeID != node.ID {
+			if t.ServiceID != s.ID || t.NodeID != node.Node.ID {
 				continue
 			}
-			running = running || t.Status.State == swarm.TaskStateRunning && t.DesiredState == swarm.TaskStateRunning
-			if !found || t.CreatedAt.After(newest.CreatedAt) {
-				newest, found = t, true
+			if t.Status.State == swarm.TaskStateRunning && t.DesiredState == swarm.TaskStateRunning {
+				running = &t
+			}
+			if newest == nil || t.CreatedAt.After(newest.CreatedAt) {
+				newest = &t
 			}
 		}
 		switch {
-		case running:
-		case !found && node.Spec.Availability == swarm.NodeAvailabilityDrain:
+		case running != nil && image(running.Spec) != image(s.Spec.TaskTemplate):
+			problem := fmt.Sprintf("%s runs %s, and not %s yet", name, image(running.Spec), image(s.Spec.TaskTemplate))
+			if u := s.UpdateStatus; u != nil && u.State == swarm.UpdateStatePaused {
+				problem += ": Swarm has stopped its update: " + u.Message + "; see why with docker service ps --no-trunc " + name + ", and install again"
+			}
+			problems = append(problems, problem)
+		case running != nil:
+		case newest == nil && !node.Active():
 			// Swarm takes services off a drained node. Its plugin goes on.
-		case !found:
+		case newest == nil:
 			problems = append(problems, name+" is not there yet")
 		case newest.Status.Err != "":
 			problems = append(problems, fmt.Sprintf("%s is %s: %s", name, newest.Status.State, newest.Status.Err))
@@ -231,4 +238,12 @@ func taskProblem(node swarm.Node, services map[string]string, tasks []swarm.Task
 		}
 	}
 	return strings.Join(problems, "; ")
+}
+
+// image is what a task runs.
+func image(spec swarm.TaskSpec) string {
+	if spec.ContainerSpec == nil {
+		return ""
+	}
+	return spec.ContainerSpec.Image
 }

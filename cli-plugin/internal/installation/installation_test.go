@@ -54,6 +54,7 @@ func TestCheck(t *testing.T) {
 	for _, tc := range []struct {
 		doc    string
 		spoil  func(*fakeswarm.Client)
+		plugin string
 		want   string // problem of node2
 		leader string
 		ready  bool
@@ -70,12 +71,33 @@ func TestCheck(t *testing.T) {
 			d.Nodes[1].Spec.Availability = swarm.NodeAvailabilityDrain
 			d.Tasks = []swarm.Task{d.Tasks[0], d.Tasks[2]}
 		}, leader: "node1", ready: true},
+		{doc: "a drained node that never had the plugin is not waited for", spoil: func(d *fakeswarm.Client) {
+			d.Nodes[1].Spec.Availability = swarm.NodeAvailabilityDrain
+			d.Tasks = []swarm.Task{d.Tasks[0], d.Tasks[2]}
+			fakeswarm.Put(t, d, store.KindNode, "id-node2", store.Node{ID: "id-node2"})
+		}, leader: "node1", ready: true},
+		{doc: "a drained node with an old plugin", spoil: func(d *fakeswarm.Client) {
+			d.Nodes[1].Spec.Availability = swarm.NodeAvailabilityDrain
+			fakeswarm.Put(t, d, store.KindNode, "id-node2", store.Node{ID: "id-node2", Reporting: true, Plugin: "openmanage/volume:0.9"})
+		}, plugin: "openmanage/volume:1.0", leader: "node1", ready: true},
+		{doc: "a node with an old plugin", spoil: func(d *fakeswarm.Client) {
+			fakeswarm.Put(t, d, store.KindNode, "id-node2", store.Node{ID: "id-node2", Reporting: true, Plugin: "openmanage/volume:0.9"})
+		}, plugin: "openmanage/volume:1.0", want: "the volume plugin is being replaced by openmanage/volume:1.0", leader: "node1"},
+		{doc: "an update that Swarm has stopped half-way", spoil: func(d *fakeswarm.Client) {
+			d.Services[0].Spec.TaskTemplate.ContainerSpec = &swarm.ContainerSpec{Image: "openmanage:2"}
+			d.Services[0].UpdateStatus = &swarm.UpdateStatus{State: swarm.UpdateStatePaused, Message: "update paused due to failure"}
+			d.Tasks[0].Spec.ContainerSpec = &swarm.ContainerSpec{Image: "openmanage:2"}
+			d.Tasks[1].Spec.ContainerSpec = &swarm.ContainerSpec{Image: "openmanage:1"}
+		}, want: "openmanage_manager runs openmanage:1, and not openmanage:2 yet: Swarm has stopped its update: update paused due to failure; see why with docker service ps --no-trunc openmanage_manager, and install again", leader: "node1"},
 		{doc: "nobody leads", spoil: func(d *fakeswarm.Client) { d.Age(store.KindLeader, store.LeaderName, time.Minute) }},
 	} {
 		t.Run(tc.doc, func(t *testing.T) {
 			docker := newSwarm()
 			tc.spoil(docker)
-			reports, leader, ready, err := Check(t.Context(), docker, "", time.Now())
+			if tc.plugin != "" {
+				fakeswarm.Put(t, docker, store.KindNode, "id-node1", store.Node{ID: "id-node1", Hostname: "node1", Reporting: true, Plugin: tc.plugin})
+			}
+			reports, leader, ready, err := Check(t.Context(), docker, tc.plugin, time.Now())
 			assert.NilError(t, err)
 			assert.Equal(t, leader, tc.leader)
 			assert.Equal(t, ready, tc.ready)

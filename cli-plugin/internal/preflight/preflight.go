@@ -180,8 +180,14 @@ type NodeState struct {
 	Record *store.Node // nil: its plugin has never reported
 }
 
-// Expected says whether the node should run the plugin now: it is up.
-func (n NodeState) Expected() bool { return n.Node.Status.State == swarm.NodeStateReady }
+// Expected says whether the node should run the plugin now: it is up, and Swarm places on it the helper
+// that installs it. On a node that is drained or paused there is the plugin that it had, if any.
+func (n NodeState) Expected() bool {
+	return n.Node.Status.State == swarm.NodeStateReady && (n.Active() || n.Record != nil && n.Record.Reporting)
+}
+
+// Active says whether Swarm places tasks on the node.
+func (n NodeState) Active() bool { return n.Node.Spec.Availability == swarm.NodeAvailabilityActive }
 
 // Problem says what is wrong with the node's plugin, or "".
 func (n NodeState) Problem() string {

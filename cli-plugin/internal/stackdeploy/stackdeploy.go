@@ -157,25 +157,48 @@ func filter(stack string) client.Filters {
 	return make(client.Filters).Add("label", NamespaceLabel+"="+stack)
 }
 
+// IsLeft tells whether there is something of a stack that Remove would still remove, or wait for.
+func IsLeft(ctx context.Context, docker client.APIClient, stack string) (bool, error) {
+	networks, err := docker.NetworkList(ctx, client.NetworkListOptions{Filters: filter(stack)})
+	if err != nil || len(networks.Items) > 0 {
+		return err == nil, err
+	}
+	running, err := running(ctx, docker, stack)
+	return running > 0, err
+}
+
 // Remove removes a stack's services, waits until their containers have stopped,
-// and removes its networks. Volumes and secrets made outside of the stack stay.
+// and removes its networks. Services that are made meanwhile, by who still deploys
+// the stack, go too. Volumes and secrets made outside of the stack stay.
 // said, which may be nil, is told of each step.
 func Remove(ctx context.Context, docker client.APIClient, stack string, said func(string)) error {
 	if said == nil {
 		said = func(string) {}
 	}
-	services, err := Services(ctx, docker, stack)
-	if err != nil {
-		return err
-	}
-	for _, s := range services {
-		if _, err := docker.ServiceRemove(ctx, s.ID, client.ServiceRemoveOptions{}); err != nil {
-			return fmt.Errorf("remove service %s: %w", s.Spec.Name, err)
+	for {
+		services, err := Services(ctx, docker, stack)
+		if err != nil {
+			return err
 		}
-		said("removing service " + s.Spec.Name)
-	}
-	if err := waitForTasks(ctx, docker, stack); err != nil {
-		return err
+		for _, s := range services {
+			if _, err := docker.ServiceRemove(ctx, s.ID, client.ServiceRemoveOptions{}); err != nil && !cerrdefs.IsNotFound(err) {
+				return fmt.Errorf("remove service %s: %w", s.Spec.Name, err)
+			}
+			said("removing service " + s.Spec.Name)
+		}
+		left, err := running(ctx, docker, stack)
+		if err != nil {
+			return err
+		}
+		if len(services) == 0 && left == 0 {
+			break
+		}
+		if len(services) > 0 {
+			continue // to look for new ones at once
+		}
+		if err := pause(ctx); err != nil {
+			return fmt.Errorf("%d containers of %s are still being stopped: %w", left, stack, err)
+		}
 	}
 	networks, err := docker.NetworkList(ctx, client.NetworkListOptions{Filters: filter(stack)})
 	if err != nil {
@@ -190,35 +213,28 @@ func Remove(ctx context.Context, docker client.APIClient, stack string, said fun
 	return nil
 }
 
-// waitForTasks waits until every task of a removed stack is over or gone. One on
-// a node that is down is not waited for: Swarm cannot stop it.
-func waitForTasks(ctx context.Context, docker client.APIClient, stack string) error {
-	for {
-		tasks, err := Tasks(ctx, docker, stack)
-		if err != nil {
-			return err
-		}
-		nodes, err := docker.NodeList(ctx, client.NodeListOptions{})
-		if err != nil {
-			return err
-		}
-		up := map[string]bool{}
-		for _, n := range nodes.Items {
-			up[n.ID] = n.Status.State == swarm.NodeStateReady
-		}
-		running := 0
-		for _, t := range tasks {
-			if up[t.NodeID] && !Over(t.Status.State) { // no node yet: none will start it
-				running++
-			}
-		}
-		if running == 0 {
-			return nil
-		}
-		if err := pause(ctx); err != nil {
-			return fmt.Errorf("%d containers of %s are still being stopped: %w", running, stack, err)
+// running counts the tasks of a removed stack that are not over or gone. One on
+// a node that is down does not count: Swarm cannot stop it.
+func running(ctx context.Context, docker client.APIClient, stack string) (int, error) {
+	tasks, err := Tasks(ctx, docker, stack)
+	if err != nil {
+		return 0, err
+	}
+	nodes, err := docker.NodeList(ctx, client.NodeListOptions{})
+	if err != nil {
+		return 0, err
+	}
+	up := map[string]bool{}
+	for _, n := range nodes.Items {
+		up[n.ID] = n.Status.State == swarm.NodeStateReady
+	}
+	count := 0
+	for _, t := range tasks {
+		if up[t.NodeID] && !Over(t.Status.State) { // no node yet: none will start it
+			count++
 		}
 	}
+	return count, nil
 }
 
 // Over says whether a task in this state will not run again.
