@@ -42,6 +42,8 @@ func TestATemplateDoesNotEatUpTheMemory(t *testing.T) {
 			assert.ErrorIs(t, err, errLarge)
 		})
 	}
+	_, err := formatted(strings.Repeat("%[1]s", 100), strings.Repeat("x", 400<<10))
+	assert.ErrorIs(t, err, errLarge)
 	for what, want := range map[string]string{
 		`printf "%9999d" 1`: "a width of more than 999",
 		`printf "%*d" 99 1`: "a width of more than 999",

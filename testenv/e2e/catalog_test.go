@@ -196,7 +196,8 @@ func TestCatalogApplications(t *testing.T) {
 // keepsEdited deploys an edited stack, which is a rolling change too.
 func (s *suite) keepsEdited(t *testing.T, ctx context.Context, a catalogued) {
 	t.Helper()
-	args := append([]string{"generate", a.typ, a.name, "--image", a.image, "--set", a.set}, a.create...)
+	args := append([]string{"generate", a.typ, a.name, "--image", a.image}, a.create...)
+	args = append(args, "--set", a.set) // the last one counts
 	stack, err := s.CLI(ctx, args...)
 	assert.NilError(t, err)
 	_, stderr, err := s.Input(ctx, strings.NewReader(stack), "stack", "deploy", "--detach", "--compose-file", "-", a.name)

@@ -162,19 +162,20 @@ func kafkaRecipe(version string) Recipe {
 
 // opensearchRun does what the official image's entrypoint does: every variable with a dot in its
 // name becomes a setting. OpenSearch refuses to start a member of a cluster that may open less than
-// 65,535 files. On a machine that allows less, and that nobody may raise it on, the server is not
-// told: its question (getrlimit) fails, and what it cannot know it does not refuse.
+// 65,535 files. On a machine that allows less, and that nobody may raise it on, the server is told that
+// there is no limit: strace writes that over what the kernel answers.
 const opensearchRun = `#!/bin/bash
 settings=()
-unknown=()
-files=$(ulimit -Hn)
-if [[ $files != unlimited ]] && ((files < 65535)); then
-	unknown=(strace -D -f --seccomp-bpf -qqq -o /dev/null -e trace=prlimit64 -e inject=prlimit64:error=EPERM)
-fi
 while IFS='=' read -r -d '' name value; do
 	if [[ $name =~ ^[a-z0-9_]+\.[a-z0-9_.]+$ ]]; then settings+=("-E$name=$value"); fi
 done < <(env --null)
-exec "${unknown[@]}" bin/opensearch "${settings[@]}"
+unlimited=()
+files=$(ulimit -Hn)
+if [[ $files != unlimited ]] && ((files < 65535)); then
+	ulimit -n "$files"
+	unlimited=(strace -D -f --seccomp-bpf -qqq -o /dev/null -e trace=prlimit64 -e inject=prlimit64:poke_exit=@arg4=ffffffffffffffffffffffffffffffff)
+fi
+exec "${unlimited[@]}" bin/opensearch "${settings[@]}"
 `
 
 // opensearchRecipe is the server without the plugins of the official image: there is no
