@@ -29,18 +29,19 @@ const (
 var createdTypes = []struct {
 	typ, image string
 	members    int
+	perNode    int // containers by hand on every node, beside the members
 	port       int // where a server by hand answers that has no health check; 0: it has one
 	options    []string
 }{
 	{typ: "etcd", image: "etcd:3.5", members: 3, options: []string{"--volume-size", "256MiB", "--memory", "512MiB"}},
 	{typ: "rabbitmq", image: "rabbitmq:4-management", members: 3, port: 5672, options: []string{"--volume-size", "1GiB", "--memory", "768MiB"}},
 	{typ: "kafka", image: "apache/kafka:4.1.0", members: 3, port: 9092, options: []string{"--volume-size", "512MiB", "--memory", "1GiB", "--set", "heap=512m"}},
-	{typ: "prometheus", image: "prom/prometheus:v3.5.0", members: 1, options: []string{"--volume-size", "256MiB", "--memory", "512MiB"}},
+	{typ: "prometheus", image: "prom/prometheus:v3.5.0", members: 1, perNode: 1, options: []string{"--volume-size", "256MiB", "--memory", "512MiB"}},
 }
 
 // createdImages are what they run.
 func createdImages() []string {
-	var images []string
+	images := []string{"prom/node-exporter:v1.9.1"} // a component of Prometheus, and of the stack by hand
 	for _, one := range createdTypes {
 		images = append(images, one.image)
 	}
@@ -72,7 +73,7 @@ func create(ctx context.Context, b *bench) (measure.Result, error) {
 				b.say.Step("create: %s, %d of %d, %s", one.typ, i+1, repeat, [...]string{"OpenManage", "by hand"}[side])
 				ms, err := timed(func() error {
 					if side == referenceSide {
-						return b.deployByHand(ctx, filepath.Join(dir, "handwritten", one.typ+".yml"), one.members, one.port)
+						return b.deployByHand(ctx, filepath.Join(dir, "handwritten", one.typ+".yml"), one.members+one.perNode*len(b.c.Nodes()), one.port)
 					}
 					_, err := b.CLI(ctx, append([]string{"create", one.typ, prefix, "--image", one.image, "--yes"}, one.options...)...)
 					return err

@@ -71,8 +71,16 @@ func Healthy(ctx context.Context, docker client.APIClient, application string, m
 					before[t.ID] = hasFailed(t)
 				}
 			}
-			if err := failing(members, slices.DeleteFunc(tasks, func(t swarm.Task) bool { return before[t.ID] })); err != nil {
-				return err
+			fresh := slices.DeleteFunc(tasks, func(t swarm.Task) bool { return before[t.ID] })
+			for _, m := range members {
+				if err := failing(m, failures(m, fresh)); err != nil {
+					return err
+				}
+			}
+			for _, c := range component.Of(services) {
+				if err := failing(component.Name(c), failuresOf(fresh, func(t swarm.Task) bool { return t.ServiceID == c.ID })); err != nil {
+					return err
+				}
 			}
 		}
 		select {
@@ -165,9 +173,13 @@ func memberOf(t swarm.Task) string {
 
 // failures returns the errors of a member's failed tasks, newest first.
 func failures(member string, tasks []swarm.Task) []string {
+	return failuresOf(tasks, func(t swarm.Task) bool { return memberOf(t) == member })
+}
+
+func failuresOf(tasks []swarm.Task, of func(swarm.Task) bool) []string {
 	var failed []swarm.Task
 	for _, t := range tasks {
-		if memberOf(t) == member && hasFailed(t) {
+		if of(t) && hasFailed(t) {
 			failed = append(failed, t)
 		}
 	}
@@ -191,20 +203,14 @@ func NoImage(taskErr string) bool {
 	return slices.ContainsFunc(imageErrors, func(known string) bool { return strings.Contains(taskErr, known) })
 }
 
-// failing returns an error if a member has failed twice in a row for want of its
-// image, which waiting does not mend. Anything else may heal: a volume that is
+// failing returns an error if a member or component has failed twice in a row, newest first, for want of
+// its image, which waiting does not mend. Anything else may heal: a volume that is
 // still held, a node that is being prepared.
-func failing(members []string, tasks []swarm.Task) error {
-	for _, m := range members {
-		f := failures(m, tasks)
-		if len(f) < 2 || f[0] != f[1] {
-			continue
-		}
-		if NoImage(f[0]) {
-			return fmt.Errorf("%s %w: %s", m, ErrFailing, f[0])
-		}
+func failing(name string, failures []string) error {
+	if len(failures) < 2 || failures[0] != failures[1] || !NoImage(failures[0]) {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%s %w: %s", name, ErrFailing, failures[0])
 }
 
 func unhealthy(lines []Line) string {

@@ -97,6 +97,20 @@ func TestHealthyFailsEarlyWithoutImage(t *testing.T) {
 	assert.ErrorContains(t, err, "pg-1 cannot start: No such image: postgres:99")
 }
 
+func TestHealthyFailsEarlyWithoutTheImageOfAComponent(t *testing.T) {
+	docker := fakeswarm.New("node1")
+	web := swarm.Service{ID: "id-web"}
+	web.Spec.Name = "pg_web"
+	web.Spec.Labels = map[string]string{stackdeploy.NamespaceLabel: "pg", api.LabelApplication: "pg", api.LabelComponent: "web"}
+	docker.Services = []swarm.Service{web}
+	tasks := rejected("a", "b")
+	for i := range tasks {
+		tasks[i].ServiceID, tasks[i].Spec.ContainerSpec.Hostname = web.ID, ""
+	}
+	err := Healthy(t.Context(), &looked{docker, 0, func() { docker.Tasks = tasks }}, "pg", nil, NewScreen(&bytes.Buffer{}, nil), time.Minute)
+	assert.ErrorContains(t, err, "pg-web cannot start: No such image: postgres:99")
+}
+
 // What failed before was of another image, or without the login that it has now.
 func TestHealthyForgivesWhatFailedBefore(t *testing.T) {
 	docker := fakeswarm.New("node1")
