@@ -111,7 +111,11 @@ func (o *lifecycleOptions) upgradeComponent(ctx context.Context, dockerCLI comma
 	if err := rollComponents(within, dockerCLI, one, component.Roll(image)); err != nil {
 		return err
 	}
-	fmt.Fprintf(dockerCLI.Out(), "%s runs %s. Change it in the stack file too, if you keep one\n", component.Name(c), shortImage(image))
+	has := "runs"
+	if component.IsStopped(c) {
+		has = "is stopped, and starts with"
+	}
+	fmt.Fprintf(dockerCLI.Out(), "%s %s %s. Change it in the stack file too, if you keep one\n", component.Name(c), has, shortImage(image))
 	return nil
 }
 

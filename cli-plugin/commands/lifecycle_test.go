@@ -230,6 +230,7 @@ func TestUpgradeOfAComponent(t *testing.T) {
 	s = session{docker: docker}
 	assert.NilError(t, s.run(t, "upgrade", "kv", "--component", "web", "--image", "web:4"))
 	assert.Equal(t, shortImage(webOf(docker).TaskTemplate.ContainerSpec.Image), "web:4")
+	assert.Check(t, is.Contains(s.out.String(), "kv-web is stopped, and starts with web:4"))
 	assert.Equal(t, len(*asked), 0)
 }
 
