@@ -292,12 +292,24 @@ func (a *App) completeNeeds(name string, given map[string]Uses) map[string]Uses 
 	for _, n := range a.Needs {
 		u := given[n.Name]
 		members := cmp.Or(u.Members, n.Members)
-		if builtin, err := Builtin(); members == 0 && err == nil {
-			if needed, err := builtin.Find(n.Type); err == nil {
-				members = needed.Members.Default
-			}
+		if members == 0 {
+			members = defaultMembers(n.Type)
 		}
-		uses[n.Name] = Uses{Name: cmp.Or(u.Name, name+"-"+n.Name), Members: max(members, 1)}
+		uses[n.Name] = Uses{Name: cmp.Or(u.Name, name+"-"+n.Name), Members: members}
 	}
 	return uses
+}
+
+// defaultMembers is how many members an application of a type has; 1 if the type did not come with
+// OpenManage.
+func defaultMembers(typeID string) int {
+	builtin, err := Builtin()
+	if err != nil {
+		return 1
+	}
+	app, err := builtin.Find(typeID)
+	if err != nil {
+		return 1
+	}
+	return app.Members.Default
 }

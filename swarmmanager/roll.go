@@ -286,14 +286,14 @@ func (m *Manager) rollback(ctx context.Context, s dockerswarm.Service, req store
 func (m *Manager) rolledBack(ctx context.Context, o *observed, op store.Record[store.Operation], app store.Application, state store.Roll) error {
 	var req store.RollRequest
 	_ = json.Unmarshal([]byte(op.Value.Request), &req) // it was read before
+	member, _ := memberOf(&app, state.Member)
 	back := false
 	if s, ok := service(o, app.Name, state.Member); ok {
 		if err := m.rollback(ctx, s, req); err != nil {
 			return err
 		}
-		back = isBack(o, app, s, req.Image)
+		back = isBack(o, member, s, req.Image)
 	}
-	member, _ := memberOf(&app, state.Member)
 	if member.Healthy && back {
 		return m.fail(ctx, op, "%s. It was rolled back and is healthy; %s", state.Back, leftAsIs(app, state))
 	}
@@ -305,13 +305,12 @@ func (m *Manager) rolledBack(ctx context.Context, o *observed, op store.Record[s
 
 // isBack tells whether a member runs with the former image of its service. What a member says of its
 // image has no digest: where both have the same tag, only Swarm knows.
-func isBack(o *observed, app store.Application, s dockerswarm.Service, image string) bool {
+func isBack(o *observed, m store.Member, s dockerswarm.Service, image string) bool {
 	c := s.Spec.TaskTemplate.ContainerSpec
 	if c == nil || c.Image == image {
 		return false
 	}
-	member, _ := memberOf(&app, memberName(s))
-	return withoutDigest(c.Image) == withoutDigest(image) || !runsImage(o, member, image)
+	return withoutDigest(c.Image) == withoutDigest(image) || !runsImage(o, m, image)
 }
 
 func leftAsIs(app store.Application, state store.Roll) string {

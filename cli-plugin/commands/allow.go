@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/openmanage/openmanage/cli-plugin/internal/component"
-	"github.com/openmanage/openmanage/cli-plugin/internal/preflight"
 	"github.com/openmanage/openmanage/internal/api"
 	"github.com/openmanage/openmanage/internal/store"
 	"github.com/openmanage/openmanage/stacks"
@@ -138,13 +137,9 @@ func (c *creation) lookForOthers(ctx context.Context, docker client.APIClient) e
 			}
 		}
 	}
-	services, err := docker.ServiceList(ctx, client.ServiceListOptions{})
-	if err != nil {
-		return preflight.Explain(ctx, docker, err)
-	}
-	for _, s := range component.Of(services.Items) {
-		if of := s.Spec.Labels[api.LabelApplication]; of != name && named(c.stack, component.Name(s)) {
-			return fmt.Errorf("the name %s is that of a component of %s, and %s would answer to it\nChoose another name", component.Name(s), of, name)
+	for _, s := range component.Of(c.others) {
+		if named(c.stack, component.Name(s)) {
+			return fmt.Errorf("the name %s is that of a component of %s, and %s would answer to it\nChoose another name", component.Name(s), s.Spec.Labels[api.LabelApplication], name)
 		}
 	}
 	return nil

@@ -361,16 +361,11 @@ func TestWhatIsShownIsWhatIsDeployed(t *testing.T) {
 
 // The documented example answers at a domain without being allowed anything.
 func TestADomainOfWhatWasAdded(t *testing.T) {
-	const dir = "../../docs/examples/site/"
-	app, err := os.ReadFile(dir + "app.yaml")
-	assert.NilError(t, err)
-	template, err := os.ReadFile(dir + "stack.yaml.tmpl")
-	assert.NilError(t, err)
 	docker := installed(t)
-	fakeswarm.Put(t, docker, store.KindCatalog, "site", store.CatalogEntry{App: string(app), Template: string(template)})
+	s := session{docker: docker}
+	assert.NilError(t, s.run(t, "catalog", "add", "../../docs/examples/site"))
 	docker.Networks = append(docker.Networks, network.Network{ID: "id-traefik", Name: "traefik_default", Driver: "overlay", Scope: "swarm"})
 	deployer := &loading{t: t, docker: docker, files: map[string]string{}}
-	s := session{docker: docker}
 	assert.NilError(t, s.create(t, deployer, "site", "www", "--domain", "site.example.org"))
 	assert.Check(t, is.Contains(deployer.files["www"], "Host(`site.example.org`)"))
 }

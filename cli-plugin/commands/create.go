@@ -80,6 +80,7 @@ type creation struct {
 	foreign  bool            // a type that was added has chosen to have it made along
 	services []swarm.Service // of its members, if it is there already
 	parts    []swarm.Service // of its components
+	others   []swarm.Service // of other stacks
 	retained []api.Volume    // kept volumes that will be taken up
 	finished bool            // an earlier create has made it
 	along    []*creation     // of what it needs
@@ -200,6 +201,7 @@ func (c *creation) lookForName(ctx context.Context, docker client.APIClient) err
 			if err := c.lookForDoors(s); err != nil {
 				return err
 			}
+			c.others = append(c.others, s)
 		}
 	}
 	for _, s := range c.services {

@@ -73,25 +73,21 @@ func removeApplication(ctx context.Context, dockerCLI command.Cli, name string, 
 	if opErr != nil && !errors.Is(opErr, store.ErrNotFound) {
 		return opErr
 	}
-	left := false
-	if len(services) == 0 && opErr != nil { // an rm that was cut short may have left networks and containers
-		_, err := store.Get[store.Application](ctx, records, store.KindApplication, name) // not somebody else's
-		if err == nil {
-			left, err = stackdeploy.IsLeft(ctx, docker, name)
-		}
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return err
-		}
-	}
-	if len(services) == 0 && opErr != nil && !left {
+	left := false // by an rm that was cut short
+	if len(services) == 0 && opErr != nil {
 		app, err := application(ctx, dockerCLI, name)
 		if err != nil {
 			return err
 		}
-		if app.Removed == nil {
-			fmt.Fprintf(dockerCLI.Err(), "%s has no services\n", name)
+		if left, err = stackdeploy.IsLeft(ctx, docker, name); err != nil {
+			return err
 		}
-		return printKept(ctx, dockerCLI, name)
+		if !left {
+			if app.Removed == nil {
+				fmt.Fprintf(dockerCLI.Err(), "%s has no services\n", name)
+			}
+			return printKept(ctx, dockerCLI, name)
+		}
 	}
 	others, err := stackdeploy.Attached(ctx, docker, name)
 	if err != nil {

@@ -179,39 +179,36 @@ func (c *Client) ServiceCreate(_ context.Context, o client.ServiceCreateOptions)
 	return client.ServiceCreateResult{ID: s.ID}, nil
 }
 
-// ServiceInspect finds a service by its ID.
-func (c *Client) ServiceInspect(_ context.Context, id string, _ client.ServiceInspectOptions) (client.ServiceInspectResult, error) {
+// ServiceInspect finds a service.
+func (c *Client) ServiceInspect(_ context.Context, idOrName string, _ client.ServiceInspectOptions) (client.ServiceInspectResult, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, s := range c.Services {
-		if s.ID == id {
-			return client.ServiceInspectResult{Service: s}, nil
-		}
+	s, err := c.service(idOrName)
+	if err != nil {
+		return client.ServiceInspectResult{}, err
 	}
-	return client.ServiceInspectResult{}, fmt.Errorf("service %s: %w", id, cerrdefs.ErrNotFound)
+	return client.ServiceInspectResult{Service: *s}, nil
 }
 
 // ServiceUpdate writes a service's spec; nothing follows from it.
-func (c *Client) ServiceUpdate(_ context.Context, id string, o client.ServiceUpdateOptions) (client.ServiceUpdateResult, error) {
+func (c *Client) ServiceUpdate(_ context.Context, idOrName string, o client.ServiceUpdateOptions) (client.ServiceUpdateResult, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i := range c.Services {
-		if c.Services[i].ID == id {
-			c.Services[i].Spec = o.Spec
-			return client.ServiceUpdateResult{}, nil
-		}
+	s, err := c.service(idOrName)
+	if err == nil {
+		s.Spec = o.Spec
 	}
-	return client.ServiceUpdateResult{}, fmt.Errorf("service %s: %w", id, cerrdefs.ErrNotFound)
+	return client.ServiceUpdateResult{}, err
 }
 
-// service returns the ID of a service by its ID or name. The lock is held.
-func (c *Client) service(idOrName string) (string, error) {
-	for _, s := range c.Services {
+// service finds a service by its ID or name. The lock is held.
+func (c *Client) service(idOrName string) (*swarm.Service, error) {
+	for i, s := range c.Services {
 		if s.ID == idOrName || s.Spec.Name == idOrName {
-			return s.ID, nil
+			return &c.Services[i], nil
 		}
 	}
-	return "", fmt.Errorf("service %s: %w", idOrName, cerrdefs.ErrNotFound)
+	return nil, fmt.Errorf("service %s: %w", idOrName, cerrdefs.ErrNotFound)
 }
 
 // ServiceRemove removes a service and its tasks, unless ServiceRemoveFunc fails.
@@ -226,10 +223,11 @@ func (c *Client) ServiceRemove(ctx context.Context, idOrName string, _ client.Se
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	id, err := c.service(idOrName)
+	found, err := c.service(idOrName)
 	if err != nil {
 		return client.ServiceRemoveResult{}, err
 	}
+	id := found.ID
 	var services []swarm.Service
 	for _, s := range c.Services {
 		if s.ID != id {
@@ -258,11 +256,11 @@ func (c *Client) TaskList(_ context.Context, o client.TaskListOptions) (client.T
 	var res client.TaskListResult
 	of := map[string]bool{}
 	for want := range o.Filters["service"] {
-		id, err := c.service(want)
+		s, err := c.service(want)
 		if err != nil {
 			return res, err
 		}
-		of[id] = true
+		of[s.ID] = true
 	}
 	for _, t := range c.Tasks {
 		if matches(o.Filters, "", t.Labels) && (len(of) == 0 || of[t.ServiceID]) {

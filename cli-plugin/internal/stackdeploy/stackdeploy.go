@@ -186,15 +186,15 @@ func Remove(ctx context.Context, docker client.APIClient, stack string, said fun
 			}
 			said("removing service " + s.Spec.Name)
 		}
+		if len(services) > 0 {
+			continue // to look for new ones at once
+		}
 		left, err := running(ctx, docker, stack)
 		if err != nil {
 			return err
 		}
-		if len(services) == 0 && left == 0 {
+		if left == 0 {
 			break
-		}
-		if len(services) > 0 {
-			continue // to look for new ones at once
 		}
 		if err := pause(ctx); err != nil {
 			return fmt.Errorf("%d containers of %s are still being stopped: %w", left, stack, err)
