@@ -171,6 +171,9 @@ type Health struct {
 	Timeout     string   `yaml:"timeout" json:"timeout"`
 	Retries     int      `yaml:"retries" json:"retries"`
 	StartPeriod string   `yaml:"start_period" json:"startPeriod"`
+	// StartInterval is how often until it is well for the first time, or StartPeriod has
+	// passed. Swarm's DNS knows a member only then, so it is short. Docker 25 and newer.
+	StartInterval string `yaml:"start_interval" json:"startInterval"`
 }
 
 // Size is a number of bytes, written like 10GiB.
@@ -378,6 +381,7 @@ func (a *App) complete() {
 	h := &a.Health
 	h.Test, h.Retries = []string{"CMD", api.AgentBinary, "health"}, cmp.Or(h.Retries, 6)
 	h.Interval, h.Timeout, h.StartPeriod = cmp.Or(h.Interval, "5s"), cmp.Or(h.Timeout, "5s"), cmp.Or(h.StartPeriod, "60s")
+	h.StartInterval = cmp.Or(h.StartInterval, "1s")
 	if len(a.Volume.Filesystems) == 0 {
 		a.Volume.Filesystems = []string{"ext4", "xfs"}
 	}

@@ -41,11 +41,12 @@ type Component struct {
 
 // ComponentHealth is what Docker asks a component, in the container. What is left out is as for members.
 type ComponentHealth struct {
-	Test        []string `yaml:"test" json:"test"`
-	Interval    string   `yaml:"interval" json:"interval,omitempty"`
-	Timeout     string   `yaml:"timeout" json:"timeout,omitempty"`
-	Retries     int      `yaml:"retries" json:"retries,omitempty"`
-	StartPeriod string   `yaml:"start_period" json:"startPeriod,omitempty"`
+	Test          []string `yaml:"test" json:"test"`
+	Interval      string   `yaml:"interval" json:"interval,omitempty"`
+	Timeout       string   `yaml:"timeout" json:"timeout,omitempty"`
+	Retries       int      `yaml:"retries" json:"retries,omitempty"`
+	StartPeriod   string   `yaml:"start_period" json:"startPeriod,omitempty"`
+	StartInterval string   `yaml:"start_interval" json:"startInterval,omitempty"`
 }
 
 // Need is an application of another type that one cannot do without. `create` makes it along, unless it
@@ -107,6 +108,7 @@ func (u Uses) Network() string { return u.Name + "_default" }
 func (c *Component) complete() {
 	h := &c.Health
 	h.Retries, h.Interval, h.Timeout, h.StartPeriod = cmp.Or(h.Retries, 6), cmp.Or(h.Interval, "10s"), cmp.Or(h.Timeout, "5s"), cmp.Or(h.StartPeriod, "60s")
+	h.StartInterval = cmp.Or(h.StartInterval, "1s")
 	if !c.Global {
 		c.Replicas = cmp.Or(c.Replicas, 1)
 	}

@@ -31,7 +31,7 @@ var (
 )
 
 // Interval is the time between two looks.
-const Interval = time.Second
+const Interval = 250 * time.Millisecond
 
 // Line is what is shown of a member.
 type Line struct {
