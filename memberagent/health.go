@@ -23,10 +23,11 @@ import (
 // openmanage ps` shows, says what is wrong.
 //
 // Until the first check succeeds, the task is "starting" and Swarm's DNS does not
-// know it by any name; that check comes one interval after the start. So the
-// interval should be short (5 s or less, or no health check at all), and no
-// state of the server may fail the check: a primary is found by its standbys as
-// soon as its container runs.
+// know it by any name. That check comes start_interval after the start (5 s if the
+// stack does not say it), so start_interval should be short, or there be no health
+// check at all; and no state of the server may fail the check: a primary is found by
+// its standbys as soon as its container runs. Ours is 250 ms: with a second, the
+// members of etcd elected before they found each other, and lost 7 s by it.
 
 // agentSilence is after how long without a round of the reporter, each of which
 // takes a second or two at most, the agent is taken to hang.

@@ -381,7 +381,7 @@ func (a *App) complete() {
 	h := &a.Health
 	h.Test, h.Retries = []string{"CMD", api.AgentBinary, "health"}, cmp.Or(h.Retries, 6)
 	h.Interval, h.Timeout, h.StartPeriod = cmp.Or(h.Interval, "5s"), cmp.Or(h.Timeout, "5s"), cmp.Or(h.StartPeriod, "60s")
-	h.StartInterval = cmp.Or(h.StartInterval, "1s")
+	h.StartInterval = cmp.Or(h.StartInterval, "250ms")
 	if len(a.Volume.Filesystems) == 0 {
 		a.Volume.Filesystems = []string{"ext4", "xfs"}
 	}

@@ -108,7 +108,7 @@ func (u Uses) Network() string { return u.Name + "_default" }
 func (c *Component) complete() {
 	h := &c.Health
 	h.Retries, h.Interval, h.Timeout, h.StartPeriod = cmp.Or(h.Retries, 6), cmp.Or(h.Interval, "10s"), cmp.Or(h.Timeout, "5s"), cmp.Or(h.StartPeriod, "60s")
-	h.StartInterval = cmp.Or(h.StartInterval, "1s")
+	h.StartInterval = cmp.Or(h.StartInterval, "500ms")
 	if !c.Global {
 		c.Replicas = cmp.Or(c.Replicas, 1)
 	}

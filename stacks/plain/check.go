@@ -19,13 +19,14 @@ import (
 
 const (
 	// While a server starts it is asked often, so that nobody waits for the next
-	// time; afterwards seldom, because a command can take a second of a processor.
-	startingInterval = 500 * time.Millisecond
+	// time; afterwards seldom.
+	startingInterval = 200 * time.Millisecond
 	runningInterval  = 5 * time.Second
-	// commandInterval is for commands, which may be programs that take long to start.
-	commandInterval = 10 * time.Second
-	checkTimeout    = 5 * time.Second
-	commandTimeout  = 30 * time.Second
+	// Commands may be programs that take a second of a processor to start.
+	startingCommandInterval = 500 * time.Millisecond
+	commandInterval         = 10 * time.Second
+	checkTimeout            = 5 * time.Second
+	commandTimeout          = 30 * time.Second
 	// failuresAllowed is how many checks in a row may fail before a server that was
 	// well is not: one can get lost on a busy machine.
 	failuresAllowed = 2
@@ -35,24 +36,25 @@ const (
 type check struct {
 	ask      func(context.Context) error
 	timeout  time.Duration
-	interval time.Duration
+	starting time.Duration // between two checks, until one succeeds
+	interval time.Duration // and after that
 }
 
 // parseCheck reads OPENMANAGE_HEALTH.
 func parseCheck(text string, processes *memberagent.Processes) (check, error) {
 	if text == "" {
-		return check{ask: func(context.Context) error { return nil }, timeout: checkTimeout, interval: runningInterval}, nil
+		return check{ask: func(context.Context) error { return nil }, timeout: checkTimeout, starting: startingInterval, interval: runningInterval}, nil
 	}
 	asked, err := api.ParseHealthCheck(text)
 	switch {
 	case err != nil:
 		return check{}, err
 	case asked.Command != nil:
-		return check{ask: runCommand(asked.Command, processes), timeout: commandTimeout, interval: commandInterval}, nil
+		return check{ask: runCommand(asked.Command, processes), timeout: commandTimeout, starting: startingCommandInterval, interval: commandInterval}, nil
 	case asked.URL != "":
-		return check{ask: getHTTP(asked.URL), timeout: checkTimeout, interval: runningInterval}, nil
+		return check{ask: getHTTP(asked.URL), timeout: checkTimeout, starting: startingInterval, interval: runningInterval}, nil
 	}
-	return check{ask: dialTCP(asked.Address), timeout: checkTimeout, interval: runningInterval}, nil
+	return check{ask: dialTCP(asked.Address), timeout: checkTimeout, starting: startingInterval, interval: runningInterval}, nil
 }
 
 func getHTTP(address string) func(context.Context) error {
@@ -130,7 +132,7 @@ func (c check) watch(ended <-chan struct{}) *watch {
 	go func() {
 		defer cancel()
 		for {
-			interval := startingInterval
+			interval := c.starting
 			if w.ask(ctx, c) {
 				interval = c.interval
 			}
