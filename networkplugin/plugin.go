@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/plugin"
 	"github.com/moby/moby/client"
 
@@ -132,13 +134,25 @@ func (h *helper) pluginUser(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("list this node's containers: %w", err)
 	}
 	for _, c := range res.Items {
-		for _, m := range c.Mounts {
-			if strings.TrimSuffix(m.Driver, ":latest") == api.PluginName {
-				return "container " + strings.TrimPrefix(strings.Join(c.Names, ","), "/"), nil
-			}
+		if usesPlugin(c, time.Now()) {
+			return "container " + strings.TrimPrefix(strings.Join(c.Names, ","), "/"), nil
 		}
 	}
 	return "", nil
+}
+
+// startsWithin is how long after its creation a container may still be started. An engine
+// that is killed between the two leaves one that Swarm has forgotten, which no drain ends.
+const startsWithin = 10 * time.Minute
+
+// usesPlugin tells whether a container that is not stopped has, or is about to have, a volume of the plugin.
+func usesPlugin(c container.Summary, now time.Time) bool {
+	if c.State == container.StateCreated && now.Sub(time.Unix(c.Created, 0)) > startsWithin {
+		return false
+	}
+	return slices.ContainsFunc(c.Mounts, func(m container.MountPoint) bool {
+		return strings.TrimSuffix(m.Driver, ":latest") == api.PluginName
+	})
 }
 
 // drain reads a progress stream to its end; the work goes on only while it is read.
