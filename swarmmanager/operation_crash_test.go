@@ -13,6 +13,7 @@ import (
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/hashicorp/go-hclog"
+	"github.com/moby/moby/api/types/container"
 	dockerswarm "github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/client"
 	"gotest.tools/v3/assert"
@@ -437,6 +438,27 @@ func TestAnUpgradeOfEqualsWaitsForASlowStart(t *testing.T) {
 	op := w.operation(store.OperationUpgrade, store.RollRequest{Image: "postgres:slow@sha256:00"})
 	assert.Equal(t, op.State, store.OperationDone, op.Error)
 	assert.DeepEqual(t, w.starts, map[string]int{"pg-1": 1, "pg-2": 1, "pg-3": 1})
+}
+
+// Who wrote the stack knows better how long its server may take.
+func TestAnUpgradeWaitsAsLongAsTheHealthCheckDoes(t *testing.T) {
+	for _, takes := range []time.Duration{6 * time.Minute, 0} {
+		w := newWorld(t, func(spec *dockerswarm.ServiceSpec) {
+			spec.TaskTemplate.ContainerSpec.Healthcheck = &container.HealthConfig{StartPeriod: 7 * time.Minute}
+			spec.Labels[api.LabelRoles] = rolesNone
+		})
+		w.bad["postgres:slow@sha256:00"] = api.StateStarting
+		if takes > 0 {
+			w.slow = w.now.Add(takes)
+		}
+		op := w.operation(store.OperationUpgrade, store.RollRequest{Image: "postgres:slow@sha256:00"})
+		if takes > 0 {
+			assert.Equal(t, op.State, store.OperationDone, op.Error)
+			assert.DeepEqual(t, w.starts, map[string]int{"pg-1": 1, "pg-2": 1, "pg-3": 1})
+		} else {
+			assert.Check(t, is.Contains(op.Error, "it is not healthy after 7m0s"))
+		}
+	}
 }
 
 // operation runs one to its end.

@@ -18,11 +18,11 @@ import (
 
 const (
 	// rollPatience is how long a member may take to be healthy again after its
-	// restart, before it is rolled back.
+	// restart, before it is rolled back, if its service does not say more (patience).
 	rollPatience = 5 * time.Minute
 	// startPatience is the same for one that runs already with what it is to have, and
 	// whose server does not answer at all: it hangs. A database that was stopped in
-	// order has nothing to recover. Of other servers nobody knows: they have rollPatience,
+	// order has nothing to recover. Of other servers nobody knows: they have patience,
 	// to convert their data or to read it all.
 	startPatience = 2 * time.Minute
 	// failPatience is the same for one that says itself that it cannot start: its data
@@ -223,8 +223,8 @@ func (m *Manager) rolling(ctx context.Context, o *observed, op store.Record[stor
 	switch waited := o.now.Sub(state.Since); {
 	case back:
 		why = "Swarm has rolled it back: " + s.UpdateStatus.Message
-	case waited > rollPatience:
-		why = fmt.Sprintf("it is not healthy after %s: %s", rollPatience, member.Message)
+	case waited > patience(s):
+		why = fmt.Sprintf("it is not healthy after %s: %s", patience(s), member.Message)
 	case waited > failPatience && member.State == api.StateFailed:
 		why = member.Message
 	case !app.NoRoles && hangs(o, member, state.Task) && o.now.Sub(member.Since) > startPatience:
@@ -240,6 +240,15 @@ func (m *Manager) rolling(ctx context.Context, o *observed, op store.Record[stor
 		return err
 	}
 	return m.rollback(ctx, s, req)
+}
+
+// patience is how long a member of a service may take to be healthy after a restart: the start
+// period of its health check, which is what people know of the server, but rollPatience at least.
+func patience(s dockerswarm.Service) time.Duration {
+	if c := s.Spec.TaskTemplate.ContainerSpec; c != nil && c.Healthcheck != nil {
+		return max(rollPatience, c.Healthcheck.StartPeriod)
+	}
+	return rollPatience
 }
 
 // restarted tells whether a member is healthy in another task than before, with
@@ -288,7 +297,8 @@ func (m *Manager) rolledBack(ctx context.Context, o *observed, op store.Record[s
 	_ = json.Unmarshal([]byte(op.Value.Request), &req) // it was read before
 	member, _ := memberOf(&app, state.Member)
 	back := false
-	if s, ok := service(o, app.Name, state.Member); ok {
+	s, ok := service(o, app.Name, state.Member)
+	if ok {
 		if err := m.rollback(ctx, s, req); err != nil {
 			return err
 		}
@@ -297,7 +307,7 @@ func (m *Manager) rolledBack(ctx context.Context, o *observed, op store.Record[s
 	if member.Healthy && back {
 		return m.fail(ctx, op, "%s. It was rolled back and is healthy; %s", state.Back, leftAsIs(app, state))
 	}
-	if o.now.Sub(state.Since) > 2*rollPatience {
+	if o.now.Sub(state.Since) > 2*patience(s) {
 		return m.fail(ctx, op, "%s. It was rolled back and is still not healthy: %s", state.Back, member.Message)
 	}
 	return nil
