@@ -29,7 +29,7 @@ const (
 var createdTypes = []struct {
 	typ, image string
 	members    int
-	perNode    int // containers by hand on every node, beside the members
+	perNode    int    // containers by hand on every node, beside the members
 	ask        string // for bash: whether a server by hand serves, beside what Docker says; "": that is enough
 	options    []string
 }{

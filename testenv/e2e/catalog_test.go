@@ -34,8 +34,8 @@ type catalogued struct {
 	// secrets as the variables that are named for them.
 	clientImage, write, read string
 	secrets                  map[string]string // variable: secret
-	// answers, where there is nothing to write, is a shell command in such a container that
-	// ends well if the application does what it is for. clientArgs are options of that
+	// answers is a shell command in such a container that ends well if the application does
+	// what it is for, or what it does beside taking writes. clientArgs are options of that
 	// container, known what only the Swarm knows, as variables.
 	answers    string
 	clientArgs []string
@@ -68,6 +68,7 @@ func catalogueds() []catalogued {
 		{
 			typ: "rabbitmq", name: "mq", image: "rabbitmq:4-management", next: "rabbitmq:4.99-management", members: 3, create: []string{"--volume-size", "1GiB", "--memory", "768MiB"},
 			set: "heartbeat=30", clientImage: "debian:trixie-slim", write: "/use/use write " + amqp, read: "/use/use read " + amqp,
+			answers: "for i in 1 2 3; do /use/use find http://mq-$i:15672/ 'RabbitMQ Management' || exit 1; done",
 			secrets: map[string]string{"ADMIN_PASSWORD": "admin-password"}, only: true,
 		},
 		{
@@ -273,8 +274,8 @@ func (s *suite) use(t *testing.T, ctx context.Context, a catalogued) {
 	assert.NilError(t, os.MkdirAll(dir, 0o755))
 	_, err := host.Run(ctx, "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-o", filepath.Join(dir, "use"), "github.com/openmanage/openmanage/testenv/use")
 	assert.NilError(t, err)
-	if a.answers != "" {
-		s.answers(t, ctx, a, "created")
+	s.answers(t, ctx, a, "created")
+	if a.write == "" {
 		return
 	}
 	options, err := s.clientOptions(ctx, a)
@@ -342,6 +343,9 @@ func (s *suite) stopUser(ctx context.Context, a catalogued) {
 // answers has a client ask the application until it does what it is for.
 func (s *suite) answers(t *testing.T, ctx context.Context, a catalogued, what string) {
 	t.Helper()
+	if a.answers == "" {
+		return
+	}
 	assert.NilError(t, product.Until(ctx, 2*time.Minute, a.name+" answers: "+what, func(ctx context.Context) error {
 		options, err := s.clientOptions(ctx, a)
 		if err == nil {
@@ -377,7 +381,7 @@ func (s *suite) freeVia(t *testing.T, ctx context.Context, a catalogued) {
 
 func (s *suite) writesOn(t *testing.T, ctx context.Context, a catalogued) {
 	t.Helper()
-	if a.answers != "" {
+	if a.write == "" {
 		return
 	}
 	before, err := s.acknowledged(ctx, a)
@@ -397,8 +401,8 @@ func (s *suite) keeps(t *testing.T, ctx context.Context, a catalogued, what stri
 	t.Helper()
 	_, err := s.WaitHealthy(ctx, a.name, a.members+a.components, 3*time.Minute)
 	assert.NilError(t, err, what)
-	if a.answers != "" {
-		s.answers(t, ctx, a, what)
+	s.answers(t, ctx, a, what)
+	if a.write == "" {
 		return
 	}
 	s.writesOn(t, ctx, a)
