@@ -53,8 +53,12 @@ var builtinDemands = map[string]string{
 	"graylog": "demand docker-socket: service shipper: mount at /var/run/docker.sock: /var/run/docker.sock\n" +
 		"demand foreign-network: network example-mongodb_default\ndemand foreign-network: network example-search_default\n" +
 		"demand foreign-secret: secret example-mongodb_root-password\n" +
-		"demand global: service shipper: mode global\n",
-	"logstash": "demand foreign-network: network example-search_default\ndemand foreign-secret: secret example-search_elastic-password\n",
+		"demand global: service shipper: mode global\n" +
+		"demand sysctls: example-search: members: sysctl net.ipv4.tcp_retries2=5\n",
+	"logstash": "demand foreign-network: network example-search_default\ndemand foreign-secret: secret example-search_elastic-password\n" +
+		"demand sysctls: example-search: members: sysctl net.ipv4.tcp_retries2=5\n",
+	"elasticsearch": "demand sysctls: members: sysctl net.ipv4.tcp_retries2=5\n",
+	"opensearch":    "demand sysctls: members: sysctl net.ipv4.tcp_retries2=5\n",
 	"prometheus": "demand docker-socket: service members: mount at /var/run/docker.sock: /var/run/docker.sock\n" +
 		"demand global: service node: mode global\n" +
 		"demand managers: service members: node.role == manager\n",
