@@ -39,7 +39,7 @@ type Component struct {
 	Health    ComponentHealth `yaml:"health" json:"health"`
 }
 
-// ComponentHealth is what Docker asks a component, in the container. What is left out is as for members.
+// ComponentHealth is what Docker asks a component, in the container. What is left out is filled in by complete.
 type ComponentHealth struct {
 	Test          []string `yaml:"test" json:"test"`
 	Interval      string   `yaml:"interval" json:"interval,omitempty"`
@@ -56,7 +56,7 @@ type Need struct {
 	Type        string `yaml:"type" json:"type"`
 	Members     int    `yaml:"members" json:"members,omitempty"` // to be made; 0: the type's default
 	Description string `yaml:"description" json:"description"`
-	// Secrets are those of that application which this one reads: as NAME_SECRET.
+	// Secrets are those of that application which this one reads: as NAME-SECRET.
 	Secrets []string `yaml:"secrets" json:"secrets,omitempty"`
 	// Image and Parameters are what it is made with, if not with its type's.
 	Image      string            `yaml:"image" json:"image,omitempty"`
