@@ -24,7 +24,7 @@ import (
 //
 // Until the first check succeeds, the task is "starting" and Swarm's DNS does not
 // know it by any name. That check comes start_interval after the start (5 s if the
-// stack does not say it), so start_interval should be short, or there be no health
+// stack does not say it, both only within start_period), so start_interval should be short, or there be no health
 // check at all; and no state of the server may fail the check: a primary is found by
 // its standbys as soon as its container runs. Ours is 250 ms: with a second, the
 // members of etcd elected before they found each other, and lost 7 s by it.

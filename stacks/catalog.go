@@ -165,15 +165,26 @@ type Port struct {
 // agent; without an engine, Check is what the agent asks the server: an http:// or
 // tcp:// URL, or a command as a JSON array. The rest can be left out then.
 type Health struct {
-	Check       string   `yaml:"check" json:"check,omitempty"`
+	Check       string `yaml:"check" json:"check,omitempty"`
+	HealthCheck `yaml:",inline"`
+}
+
+// HealthCheck is what Docker asks in a container, and when, in the spelling of a Compose file.
+type HealthCheck struct {
 	Test        []string `yaml:"test" json:"test"`
 	Interval    string   `yaml:"interval" json:"interval"`
 	Timeout     string   `yaml:"timeout" json:"timeout"`
 	Retries     int      `yaml:"retries" json:"retries"`
 	StartPeriod string   `yaml:"start_period" json:"startPeriod"`
 	// StartInterval is how often until it is well for the first time, or StartPeriod has
-	// passed. Swarm's DNS knows a member only then, so it is short. Docker 25 and newer.
+	// passed. Swarm's DNS knows a container only then, so it is short. Docker 25 and newer.
 	StartInterval string `yaml:"start_interval" json:"startInterval"`
+}
+
+// complete fills in what is left out of when Docker asks.
+func (h *HealthCheck) complete(interval, startInterval string) {
+	h.Interval, h.Timeout, h.Retries = cmp.Or(h.Interval, interval), cmp.Or(h.Timeout, "5s"), cmp.Or(h.Retries, 6)
+	h.StartPeriod, h.StartInterval = cmp.Or(h.StartPeriod, "60s"), cmp.Or(h.StartInterval, startInterval)
 }
 
 // Size is a number of bytes, written like 10GiB.
@@ -378,10 +389,8 @@ func (a *App) complete() {
 	if !a.Plain() || len(a.Health.Test) > 0 {
 		return
 	}
-	h := &a.Health
-	h.Test, h.Retries = []string{"CMD", api.AgentBinary, "health"}, cmp.Or(h.Retries, 6)
-	h.Interval, h.Timeout, h.StartPeriod = cmp.Or(h.Interval, "5s"), cmp.Or(h.Timeout, "5s"), cmp.Or(h.StartPeriod, "60s")
-	h.StartInterval = cmp.Or(h.StartInterval, "250ms")
+	a.Health.Test = []string{"CMD", api.AgentBinary, "health"}
+	a.Health.complete("5s", "250ms")
 	if len(a.Volume.Filesystems) == 0 {
 		a.Volume.Filesystems = []string{"ext4", "xfs"}
 	}

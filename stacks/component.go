@@ -33,20 +33,10 @@ type Component struct {
 	Global   bool `yaml:"global" json:"global,omitempty"`
 	Replicas int  `yaml:"replicas" json:"replicas,omitempty"`
 	// Secrets are those of the application, and of what it needs, that it reads.
-	Secrets   []string        `yaml:"secrets" json:"secrets,omitempty"`
-	Resources Resources       `yaml:"resources" json:"resources"`
-	Ports     []Port          `yaml:"ports" json:"ports,omitempty"`
-	Health    ComponentHealth `yaml:"health" json:"health"`
-}
-
-// ComponentHealth is what Docker asks a component, in the container. What is left out is filled in by complete.
-type ComponentHealth struct {
-	Test          []string `yaml:"test" json:"test"`
-	Interval      string   `yaml:"interval" json:"interval,omitempty"`
-	Timeout       string   `yaml:"timeout" json:"timeout,omitempty"`
-	Retries       int      `yaml:"retries" json:"retries,omitempty"`
-	StartPeriod   string   `yaml:"start_period" json:"startPeriod,omitempty"`
-	StartInterval string   `yaml:"start_interval" json:"startInterval,omitempty"`
+	Secrets   []string    `yaml:"secrets" json:"secrets,omitempty"`
+	Resources Resources   `yaml:"resources" json:"resources"`
+	Ports     []Port      `yaml:"ports" json:"ports,omitempty"`
+	Health    HealthCheck `yaml:"health" json:"health"`
 }
 
 // Need is an application of another type that one cannot do without. `create` makes it along, unless it
@@ -106,9 +96,7 @@ func (u Uses) Network() string { return u.Name + "_default" }
 
 // complete fills in what is the same for all components.
 func (c *Component) complete() {
-	h := &c.Health
-	h.Retries, h.Interval, h.Timeout, h.StartPeriod = cmp.Or(h.Retries, 6), cmp.Or(h.Interval, "10s"), cmp.Or(h.Timeout, "5s"), cmp.Or(h.StartPeriod, "60s")
-	h.StartInterval = cmp.Or(h.StartInterval, "500ms")
+	c.Health.complete("10s", "500ms")
 	if !c.Global {
 		c.Replicas = cmp.Or(c.Replicas, 1)
 	}

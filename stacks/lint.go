@@ -277,9 +277,9 @@ var kinds = map[reflect.Kind]string{
 
 func (l *linter) object(node *yaml.Node, typ reflect.Type, path string) {
 	types := map[string]reflect.Type{}
-	for i := range typ.NumField() {
-		if name := fieldName(typ.Field(i)); name != "" {
-			types[name] = typ.Field(i).Type
+	for _, f := range reflect.VisibleFields(typ) {
+		if name := fieldName(f); name != "" {
+			types[name] = f.Type
 		}
 	}
 	seen := map[string]int{}
@@ -315,8 +315,8 @@ func fieldName(f reflect.StructField) string {
 
 func fieldNames(typ reflect.Type) []string {
 	var names []string
-	for i := range typ.NumField() {
-		if name := fieldName(typ.Field(i)); name != "" {
+	for _, f := range reflect.VisibleFields(typ) {
+		if name := fieldName(f); name != "" {
 			names = append(names, name)
 		}
 	}

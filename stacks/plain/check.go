@@ -42,8 +42,10 @@ type check struct {
 
 // parseCheck reads OPENMANAGE_HEALTH.
 func parseCheck(text string, processes *memberagent.Processes) (check, error) {
+	quick := check{timeout: checkTimeout, starting: startingInterval, interval: runningInterval}
 	if text == "" {
-		return check{ask: func(context.Context) error { return nil }, timeout: checkTimeout, starting: startingInterval, interval: runningInterval}, nil
+		quick.ask = func(context.Context) error { return nil }
+		return quick, nil
 	}
 	asked, err := api.ParseHealthCheck(text)
 	switch {
@@ -52,9 +54,11 @@ func parseCheck(text string, processes *memberagent.Processes) (check, error) {
 	case asked.Command != nil:
 		return check{ask: runCommand(asked.Command, processes), timeout: commandTimeout, starting: startingCommandInterval, interval: commandInterval}, nil
 	case asked.URL != "":
-		return check{ask: getHTTP(asked.URL), timeout: checkTimeout, starting: startingInterval, interval: runningInterval}, nil
+		quick.ask = getHTTP(asked.URL)
+	default:
+		quick.ask = dialTCP(asked.Address)
 	}
-	return check{ask: dialTCP(asked.Address), timeout: checkTimeout, starting: startingInterval, interval: runningInterval}, nil
+	return quick, nil
 }
 
 func getHTTP(address string) func(context.Context) error {
